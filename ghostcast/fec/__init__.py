@@ -1,0 +1,1 @@
+"""Native Reed-Solomon kernels behind the interface that ``protocol.reed_solomon`` defines."""

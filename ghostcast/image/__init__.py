@@ -1,0 +1,1 @@
+"""Image files: create, read, verify, extract."""

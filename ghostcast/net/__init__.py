@@ -1,0 +1,1 @@
+"""Sockets: interfaces, multicast joins, segmentation offloads, batched receives, pacing, drop counters."""

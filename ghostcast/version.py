@@ -1,0 +1,3 @@
+"""The version, and nothing else, so that reading it imports nothing."""
+
+VERSION = "0.1.0"

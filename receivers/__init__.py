@@ -1,0 +1,1 @@
+"""The receiving engine: ingest, assembly, chunk writing, targets."""
