@@ -32,7 +32,7 @@ IMAGE_ID_SIZE = 16
 
 
 def stored_size_max(raw_chunk_size: int) -> int:
-    """Return the most bytes that a zstd frame of ``raw_chunk_size`` raw bytes may take (zstd's own bound, and a little)."""
+    """Return the most bytes that a zstd frame of ``raw_chunk_size`` raw bytes may take (zstd's bound, rounded up)."""
     return raw_chunk_size + (raw_chunk_size >> 8) + STORED_OVERHEAD_MAX
 
 

@@ -107,7 +107,7 @@ class Manifest:
     @functools.cached_property
     def transferred(self) -> npt.NDArray[np.bool_]:
         """``bool[chunk_count]``: chunks whose bytes a blank target needs; zero and unused chunks are not among them."""
-        return (self.flags & (FLAG_ZERO | FLAG_UNUSED)) == 0
+        return np.equal(self.flags & (FLAG_ZERO | FLAG_UNUSED), 0)
 
     def raw_range(self, chunk_index: int) -> tuple[int, int]:
         """Return the half-open range of raw bytes that a chunk holds."""
@@ -181,8 +181,8 @@ class Manifest:
                 raise ImageError(f"the manifest gives chunk {int(stored_sizes.argmin())} a frame of no bytes")
             if int(stored_sizes.max()) > limits.stored_size_max(chunk_size):
                 raise ImageError(
-                    f"the manifest gives chunk {int(stored_sizes.argmax())} a frame of {int(stored_sizes.max())} bytes; "
-                    f"no chunk of {chunk_size} compresses to more than {limits.stored_size_max(chunk_size)}"
+                    f"the manifest gives chunk {int(stored_sizes.argmax())} a frame of {int(stored_sizes.max())} "
+                    f"bytes; no chunk of {chunk_size} compresses to more than {limits.stored_size_max(chunk_size)}"
                 )
             if int((flags & ~np.uint8(FLAGS_KNOWN)).max()):
                 raise ImageError("the manifest has chunk flags that this version does not know: use a newer ghostcast")
