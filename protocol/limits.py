@@ -43,3 +43,64 @@ CODE_LENGTH = 255  # n: the non-zero points of GF(2^8)
 SYMBOL_SIZE_STEP = 32  # keeps every symbol row SIMD-aligned in the buffers
 SYMBOL_SIZE_MIN = 64
 SYMBOL_SIZE_MAX = 8928  # fits MTU 9000 with the 32-byte header and 28 bytes of IP and UDP
+OBJECT_MANIFEST = 0
+OBJECT_IMAGE = 1
+SLICE_COUNT_MAX = 1 << 32  # slice numbers are 32 bits on the wire: 700 TiB at the smallest default slice
+
+WINDOW_SLICES_DEFAULT = 32  # D; see docs/ARCHITECTURE.md, "How far to interleave"
+WINDOW_SLICES_MAX = 256  # D * 255 datagrams must fit the header's 16-bit ``window_left``
+REPAIR_SYMBOLS_START = 2  # h before anything was measured: 1.6 % (research §2.4)
+REPAIR_SYMBOLS_MAX = 127
+
+# --- session ---------------------------------------------------------------------------------------------------------
+
+DISCOVERY_GROUP = "239.255.71.67"  # administratively scoped, site-local (RFC 2365)
+DISCOVERY_PORT = 7767
+DATA_GROUP_BASE = "239.192.0.0"  # organisation-local scope, /14 (RFC 2365)
+DATA_GROUP_BITS = 18
+
+CONTROL_SIZE_MAX = 1400  # bytes of one control datagram: fits every link without fragmentation
+HOST_LENGTH_MAX = 64
+REASON_LENGTH_MAX = 400
+RECEIVER_ID_SIZE = 16
+RECEIVERS_MAX = 100_000
+POLL_RECEIVERS_MAX = 8 * 1250  # receivers one POLL bitmap covers: 1250 bytes in one datagram (research §1.5)
+NACK_ITEMS_MAX = 150  # 9 bytes each: one datagram; what does not fit stays missing and is asked for next time
+
+ANNOUNCE_INTERVAL_NS = SECOND_NS
+JOIN_RETRY_NS = 400 * MILLISECOND_NS  # first repeat of an unanswered JOIN; doubles up to JOIN_RETRY_MAX_NS
+JOIN_RETRY_MAX_NS = 4 * SECOND_NS
+FEEDBACK_PER_S = 2_000  # messages a second a sender is willing to hear (research §1.5)
+STATUS_INTERVAL_NS = 100 * MILLISECOND_NS
+STATUS_INTERVAL_IDLE_MIN_NS = 10 * MILLISECOND_NS  # right after the last symbol of a pass, doubling to STATUS_INTERVAL
+REPORT_INTERVAL_MIN_NS = 100 * MILLISECOND_NS
+END_REPEAT_COUNT = 4
+END_REPEAT_NS = 40 * MILLISECOND_NS
+DONE_REPEAT_NS = 100 * MILLISECOND_NS  # doubles up to DONE_REPEAT_MAX_NS until acknowledged
+DONE_REPEAT_MAX_NS = 2 * SECOND_NS
+SENDER_SILENCE_NS = 8 * SECOND_NS  # a receiver that hears nothing for so long takes the sender for gone
+RECEIVER_SILENCE_NS = 8 * SECOND_NS  # at least; grows with the report interval of a large fleet
+REPORTS_MISSED_MAX = 6
+
+# --- feedback (RFC 5401, RFC 5740 §5) --------------------------------------------------------------------------------
+
+BACKOFF_FACTOR = 6  # K for unicast feedback (NORM developer guide; research §1.2)
+GRTT_START_NS = 20 * MILLISECOND_NS
+GRTT_MIN_NS = 10 * MILLISECOND_NS  # scheduling jitter, not the wire, bounds it from below (research §1.4)
+GRTT_MAX_NS = 2 * SECOND_NS
+AGGREGATION_MAX_NS = 20 * MILLISECOND_NS  # how long NACKs of several receivers are merged before the answer
+SCAN_INTERVAL_NS = 5 * MILLISECOND_NS  # how often a receiver looks for slices whose window has passed
+REORDER_GUARD = 64  # datagrams that may overtake one another before a gap counts as loss: one segmentation batch
+DAMAGED_CHUNK_RETRIES_MAX = 5  # a chunk that is complete but wrong so often will not become right
+
+# --- rate (research §3) ----------------------------------------------------------------------------------------------
+
+MEGABIT = 125_000  # bytes per second
+RATE_FLOOR_BYTES_PER_S = 1 * MEGABIT
+RATE_START_BYTES_PER_S = 1_000 * MEGABIT  # where the link's speed is not known
+RATE_CEILING_BYTES_PER_S = 100_000 * MEGABIT
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+POOL_SIZE_DEFAULT = 144 * MIB  # a receiver's slice buffers; as much again for repair symbols at extreme loss
+INBOX_DATAGRAMS_MAX = 4096  # control datagrams waiting for the machine; beyond it the newest is dropped and counted

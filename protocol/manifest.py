@@ -107,7 +107,8 @@ class Manifest:
     @functools.cached_property
     def transferred(self) -> npt.NDArray[np.bool_]:
         """``bool[chunk_count]``: chunks whose bytes a blank target needs; zero and unused chunks are not among them."""
-        return np.equal(self.flags & (FLAG_ZERO | FLAG_UNUSED), 0)
+        needed: npt.NDArray[np.bool_] = (self.flags & (FLAG_ZERO | FLAG_UNUSED)) == 0
+        return needed
 
     def raw_range(self, chunk_index: int) -> tuple[int, int]:
         """Return the half-open range of raw bytes that a chunk holds."""

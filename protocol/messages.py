@@ -1,0 +1,280 @@
+"""Control messages: what each side says to the other, typed and bounded.
+
+Each message is a msgpack array whose first element is its type. ``decode`` checks every bound while parsing, so that a
+message that exists is within limits; whether it is *expected* is for the session to judge. Specified in ``SPEC.md`` §4.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from protocol import limits, wire
+
+U8 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 8)]
+U16 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+U32 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+U63 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Name = Annotated[str, msgspec.Meta(max_length=limits.NAME_LENGTH_MAX)]
+Host = Annotated[str, msgspec.Meta(max_length=limits.HOST_LENGTH_MAX)]
+Reason = Annotated[str, msgspec.Meta(max_length=limits.REASON_LENGTH_MAX)]
+ReceiverId = Annotated[bytes, msgspec.Meta(min_length=limits.RECEIVER_ID_SIZE, max_length=limits.RECEIVER_ID_SIZE)]
+Digest = Annotated[bytes, msgspec.Meta(min_length=limits.DIGEST_SIZE, max_length=limits.DIGEST_SIZE)]
+
+
+class SessionState(enum.IntEnum):
+    """What a sender says of itself in ANNOUNCE and STATUS."""
+
+    WAITING = 0
+    SENDING = 1
+    IDLE = 2
+    """Everything that was asked for is sent; whoever lacks something says so now."""
+
+
+class EndReason(enum.IntEnum):
+    """Why a session ended."""
+
+    COMPLETE = 0
+    INTERRUPTED = 1
+    FAILED = 2
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """Base of all control messages."""
+
+
+class Announce(Message, frozen=True, array_like=True, tag=1):
+    """Sender, multicast on the discovery group, once a second and when solicited: what is sent, and how it is cut."""
+
+    name: Name
+    image_id: Annotated[bytes, msgspec.Meta(min_length=limits.IMAGE_ID_SIZE, max_length=limits.IMAGE_ID_SIZE)]
+    image_name: Name
+    manifest_digest: Digest
+    manifest_size: Annotated[int, msgspec.Meta(ge=1, le=limits.MANIFEST_SIZE_MAX)]
+    stream_size: Annotated[int, msgspec.Meta(ge=0, le=limits.RAW_SIZE_MAX * 2)]
+    raw_size: Annotated[int, msgspec.Meta(ge=0, le=limits.RAW_SIZE_MAX)]
+    symbol_size: Annotated[
+        int,
+        msgspec.Meta(ge=limits.SYMBOL_SIZE_MIN, le=limits.SYMBOL_SIZE_MAX, multiple_of=limits.SYMBOL_SIZE_STEP),
+    ]
+    source_symbols: Annotated[int, msgspec.Meta(ge=1, lt=limits.CODE_LENGTH)]
+    window_slices: Annotated[int, msgspec.Meta(ge=1, le=limits.WINDOW_SLICES_MAX)]
+    group: U32
+    """IPv4 address of the data group."""
+    port: Annotated[int, msgspec.Meta(ge=1, lt=1 << 16)]
+    """UDP port of the data group."""
+    control_port: Annotated[int, msgspec.Meta(ge=1, lt=1 << 16)]
+    """UDP port for control messages at the address that the ANNOUNCE came from."""
+    receivers_expected: Annotated[int, msgspec.Meta(ge=0, le=limits.RECEIVERS_MAX)]
+    state: SessionState
+    signature: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
+    """Room for an Ed25519 signature; empty in protocol version 1."""
+
+
+class Solicit(Message, frozen=True, array_like=True, tag=2):
+    """Receiver, multicast on the discovery group: whoever serves this name (empty: any), announce now."""
+
+    name: Name
+
+
+class Join(Message, frozen=True, array_like=True, tag=3):
+    """Receiver, unicast: I want this session's image on my target."""
+
+    receiver_id: ReceiverId
+    incarnation: U32
+    """Random for each start of the receiver, so that a restart is told from a repeat."""
+    host: Host
+    target: Reason
+    target_size: Annotated[int, msgspec.Meta(ge=-1, lt=1 << 63)]
+    """Capacity in bytes, -1 for a file that can grow."""
+    link_rate: U63
+    """Bytes per second of the receiver's interface, 0 where unknown."""
+
+
+class Welcome(Message, frozen=True, array_like=True, tag=4):
+    """Sender, unicast: you are receiver ``receiver_index`` of this session."""
+
+    receiver_id: ReceiverId
+    incarnation: U32
+    receiver_index: Annotated[int, msgspec.Meta(ge=0, lt=limits.RECEIVERS_MAX)]
+
+
+class Refuse(Message, frozen=True, array_like=True, tag=5):
+    """Sender, unicast: you cannot take part, and why."""
+
+    receiver_id: ReceiverId
+    reason: Reason
+
+
+class Status(Message, frozen=True, array_like=True, tag=6):
+    """Sender, multicast in the data stream: where it stands. All data below ``sequence`` was sent before this."""
+
+    sequence: U63
+    """Sequence number of the next data datagram."""
+    state: SessionState
+    cursor: U63
+    """Image slices below it have been sent at least once, or nobody needs them."""
+    manifest_sent: bool
+    pass_index: U32
+    grtt_us: U32
+    receivers: Annotated[int, msgspec.Meta(ge=0, le=limits.RECEIVERS_MAX)]
+    feedback_scale: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    """Factor on every backoff: the sender's valve against feedback implosion."""
+    report_interval_ms: Annotated[int, msgspec.Meta(ge=10, le=600_000)]
+    rate: U63
+    """Bytes per second the sender currently paces at."""
+
+
+class Poll(Message, frozen=True, array_like=True, tag=7):
+    """Sender, multicast in the data stream: whose DONE is still wanted. A cleared bit acknowledges a DONE."""
+
+    first_index: U32
+    count: Annotated[int, msgspec.Meta(ge=0, le=limits.POLL_RECEIVERS_MAX)]
+    wanted: Annotated[bytes, msgspec.Meta(max_length=limits.POLL_RECEIVERS_MAX // 8)]
+    """Bit i (LSB first) is receiver ``first_index + i``."""
+
+
+class RepairAdvice(Message, frozen=True, array_like=True, tag=8):
+    """Sender, multicast in the data stream: what it was asked for and is about to send (NORM_CMD(REPAIR_ADV))."""
+
+    object_id: U8
+    items: Annotated[bytes, msgspec.Meta(max_length=limits.NACK_ITEMS_MAX * 9)]
+
+
+class Nack(Message, frozen=True, array_like=True, tag=9):
+    """Receiver, unicast: how many more symbols I need of which slices, as of a point in the data stream."""
+
+    receiver_index: U32
+    object_id: U8
+    sequence: U63
+    """Everything below it has reached me or is lost; the deficits are as of this point."""
+    echo_us: U32
+    hold_us: U32
+    loss_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+    """Network loss over the last report interval."""
+    items: Annotated[bytes, msgspec.Meta(max_length=limits.NACK_ITEMS_MAX * 9)]
+    """``DEFICIT`` records."""
+
+
+class Report(Message, frozen=True, array_like=True, tag=10):
+    """Receiver, unicast, once a report interval: I live, this is how I fare. Counters run from the join."""
+
+    receiver_index: U32
+    echo_us: U32
+    """Send time of the newest datagram heard from the sender."""
+    hold_us: U32
+    """How long ago that was when this was sent."""
+    symbols_received: U63
+    lost_network: U63
+    lost_host: U63
+    loss_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+    """Network loss over the last report interval."""
+    overrun_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+    """Loss in this host (socket buffer, slice pool) over the last report interval."""
+    pool_fill_permille: Annotated[int, msgspec.Meta(ge=0, le=1000)]
+    """Share of the slice pool that waits for this receiver's own disk and workers."""
+    drain_rate: U63
+    """Stream bytes per second that this receiver finished over the last report interval."""
+    bytes_done: U63
+    """Raw bytes verified and written, zero chunks included."""
+    finishing: bool
+    """All is written; the final flush is under way."""
+
+
+class Done(Message, frozen=True, array_like=True, tag=11):
+    """Receiver, unicast, repeated until a POLL clears its bit: every chunk is verified, written and flushed."""
+
+    receiver_index: U32
+    manifest_digest: Digest
+    bytes_written: U63
+    lost_network: U63
+    lost_host: U63
+
+
+class Fail(Message, frozen=True, array_like=True, tag=12):
+    """Receiver, unicast: I end without a good copy, and why."""
+
+    receiver_index: U32
+    reason: Reason
+
+
+class End(Message, frozen=True, array_like=True, tag=13):
+    """Sender, multicast in the data stream and on the discovery group: the session is over."""
+
+    reason: EndReason
+    text: Reason
+
+
+AnyMessage = (
+    Announce | Solicit | Join | Welcome | Refuse | Status | Poll | RepairAdvice | Nack | Report | Done | Fail | End
+)
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+
+MessageType = TypeVar("MessageType", bound=Message)
+
+
+def encode(session_id: int, message: Message) -> bytes:
+    """Return the datagram that carries a message."""
+    datagram = wire.control_datagram(session_id, _ENCODER.encode(message))
+    assert len(datagram) <= limits.CONTROL_SIZE_MAX, f"{type(message).__name__} of {len(datagram)} bytes"
+    return datagram
+
+
+def decode(body: bytes, drops: wire.Drops) -> AnyMessage | None:
+    """Return the message in a control datagram's body, or count it as malformed and return None."""
+    try:
+        return _DECODER.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
+        drops.malformed += 1
+        return None
+
+
+DEFICIT = np.dtype([("start", ">u4"), ("count", ">u4"), ("deficit", "u1")])
+"""``count`` slices from ``start`` on each need ``deficit`` more symbols; ``deficit`` = k of the slice: all of it."""
+
+
+def encode_deficits(
+    slices: npt.NDArray[np.int64], deficits: npt.NDArray[np.int64], items_max: int = limits.NACK_ITEMS_MAX
+) -> tuple[bytes, int]:
+    """Pack deficits as runs.
+
+    Args:
+        slices: ``int64[n]``, strictly ascending slice numbers.
+        deficits: ``int64[n]``, 1 to 255 each.
+        items_max: most runs that fit.
+    Returns:
+        The packed runs, and how many of the ``n`` slices they cover: the rest did not fit.
+    """
+    if len(slices) == 0:
+        return b"", 0
+    breaks = np.flatnonzero((np.diff(slices) != 1) | (np.diff(deficits) != 0)) + 1
+    starts = np.concatenate(([0], breaks))[:items_max]
+    stops = np.concatenate((breaks, [len(slices)]))[:items_max]
+    items = np.empty(len(starts), DEFICIT)
+    items["start"] = slices[starts]
+    items["count"] = stops - starts
+    items["deficit"] = deficits[starts]
+    return items.tobytes(), int(stops[-1])
+
+
+def decode_deficits(items: bytes, slice_count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
+    """Unpack runs into ``(slices, deficits)``, both ``int64[n]``; None if they are malformed or leave the object."""
+    if len(items) % DEFICIT.itemsize:
+        return None
+    runs = np.frombuffer(items, DEFICIT)
+    starts = runs["start"].astype(np.int64)
+    counts = runs["count"].astype(np.int64)
+    # Runs are ascending and disjoint, so their sum is bounded by the object before anything of that size is allocated.
+    if np.any(counts == 0) or np.any(runs["deficit"] == 0) or np.any(starts + counts > slice_count):
+        return None
+    if np.any(starts[1:] < (starts + counts)[:-1]):
+        return None
+    total = int(counts.sum())
+    firsts = np.repeat(starts - np.concatenate(([0], np.cumsum(counts)[:-1])), counts)
+    return firsts + np.arange(total), np.repeat(runs["deficit"].astype(np.int64), counts)

@@ -1,0 +1,169 @@
+"""How fast to send: follow the slowest receiver's measured capacity, and do not mistake a noisy link for a full one.
+
+Loss has two causes that want opposite answers. A full queue wants a lower rate; a noisy link wants more repair symbols
+at the same rate. They are told apart by experiment: after a cut to what the worst receiver demonstrably got, loss from
+a full queue ends, loss from noise stays. What stays is remembered as background, and only loss above it counts from
+then on. One interval of loss is never believed: with thousands of receivers somebody always has a microburst
+(research §3.5: without that rule 0.005 % of microbursts collapse 10 Gbit/s to the floor).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from protocol import limits
+
+LOSS_HIGH = 0.005
+"""Persistent loss above the background beyond which the rate is cut (research §3.3, p_hi)."""
+
+LOSS_LOW = 0.002
+"""Loss above the background below which the rate may grow (research §3.3, p_lo)."""
+
+STARTUP_FACTOR = 2.0
+"""Growth per step until the first cut."""
+
+GROWTH_SHARE = 0.05
+"""Growth per step afterwards, as a share of the rate: back from half to full in fourteen steps."""
+
+CUT_MARGIN = 0.97
+"""A cut goes a little below what was measured to get through, so that the queue drains."""
+
+POOL_FILL_HIGH = 0.5
+"""Share of a receiver's slice pool waiting for its own disk beyond which its drain rate limits the sender."""
+
+BACKGROUND_SHARE = 0.6
+"""Loss that keeps more than this share of itself after a cut was not caused by the rate."""
+
+BACKGROUND_SLACK = 1.3
+"""How far above the background loss must rise before it counts: samples of one interval scatter."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+    """What one receiver reported for one interval."""
+
+    loss: float
+    """Share of datagrams that the network lost, in [0, 1]."""
+    overrun: float
+    """Share of datagrams that arrived and that the receiver's host could not hold, in [0, 1]."""
+    pool_fill: float
+    """Share of the slice pool that waits for the receiver's workers and disk, in [0, 1]."""
+    drain_rate: float
+    """Stream bytes per second that the receiver finished."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Track:
+    """The last two samples of one receiver since the rate was last changed."""
+
+    latest: Sample | None = None
+    previous: Sample | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class _Experiment:
+    """A cut whose effect on loss is being watched."""
+
+    rate_before: float
+    loss_before: float
+
+
+class RateControl:
+    """Paces one stream. ``rate`` is bytes per second on the wire, IP payload included."""
+
+    def __init__(self, *, start: float, ceiling: float, floor: float = limits.RATE_FLOOR_BYTES_PER_S) -> None:
+        self.ceiling = ceiling
+        self.floor = min(floor, ceiling)
+        self.rate = min(max(start, self.floor), ceiling)
+        self.background = 0.0
+        """Loss that no cut removed: the link's own."""
+        self._startup = True
+        self._hold_until_ns = 0
+        self._tracks: dict[int, _Track] = {}
+        self._experiment: _Experiment | None = None
+
+    def observe(self, receiver_index: int, sample: Sample, now: int) -> None:
+        """Take a report into account; reports that still describe the time before the last change are ignored."""
+        if now < self._hold_until_ns:
+            return
+        track = self._tracks.setdefault(receiver_index, _Track())
+        track.previous, track.latest = track.latest, sample
+
+    def forget(self, receiver_index: int) -> None:
+        """Drop a receiver that left."""
+        self._tracks.pop(receiver_index, None)
+
+    def step(self, now: int, *, interval_ns: int, measured_rate: float) -> None:
+        """Decide once per control interval.
+
+        Args:
+            now: instant in ns.
+            interval_ns: the control interval; after a cut two of them pass before anything is believed again.
+            measured_rate: bytes per second that really went out; the rate does not grow beyond twice what is used.
+        """
+        fresh = [track for track in self._tracks.values() if track.latest is not None]
+        if now < self._hold_until_ns or not fresh:
+            return
+        limit, loss, believed = self._limit(fresh)
+        if self._experiment is not None:
+            # Only one interval is needed here: the question is whether the same loss is still there.
+            if loss > BACKGROUND_SHARE * self._experiment.loss_before:
+                self.background = max(self.background, loss)
+                self.rate = min(self._experiment.rate_before, self.ceiling)
+                self._experiment = None
+                self._changed(now, interval_ns)
+                return
+            self._experiment = None
+        if limit < self.rate:
+            if not believed:
+                return
+            self._startup = False
+            if loss > LOSS_HIGH:
+                self._experiment = _Experiment(self.rate, loss)
+            self.rate = max(self.floor, limit, self.rate / 2)
+            self._changed(now, 2 * interval_ns)
+        elif loss - self.background * BACKGROUND_SLACK <= LOSS_LOW and measured_rate > 0.5 * self.rate:
+            grown = self.rate * (STARTUP_FACTOR if self._startup else 1 + GROWTH_SHARE)
+            if grown > self.ceiling:
+                grown = self.ceiling
+                self._startup = False
+            self.rate = grown
+            self._changed(now, 0)
+
+    def _changed(self, now: int, hold_ns: int) -> None:
+        self._hold_until_ns = now + hold_ns
+        for track in self._tracks.values():
+            if hold_ns:
+                track.previous = None
+            track.latest = None
+
+    def _limit(self, tracks: list[_Track]) -> tuple[float, float, bool]:
+        """Return what the slowest receiver carries, the worst network loss, and whether two intervals agree on it."""
+        limit = self.ceiling * 2
+        believed = True
+        worst = 0.0
+        for track in tracks:
+            sample = track.latest
+            assert sample is not None
+            worst = max(worst, sample.loss)
+            ours = self._capacity(sample)
+            if ours < self.rate:
+                # In startup one interval is enough: the rate was just doubled, so a queue that fills is no accident.
+                twice = track.previous is not None and self._capacity(track.previous) < self.rate
+                if not (twice or (self._startup and max(sample.loss, sample.overrun) > 4 * LOSS_HIGH)):
+                    if ours < limit:
+                        limit, believed = ours, False
+                    continue
+                if ours < limit or not believed:
+                    limit, believed = ours, True
+        return limit, worst, believed
+
+    def _capacity(self, sample: Sample) -> float:
+        excess = max(0.0, sample.loss - self.background * BACKGROUND_SLACK)
+        capacity = self.ceiling * 2
+        if excess + sample.overrun > LOSS_HIGH:
+            capacity = CUT_MARGIN * self.rate * (1.0 - excess - sample.overrun)
+        if sample.pool_fill > POOL_FILL_HIGH and sample.drain_rate > 0:
+            over = sample.pool_fill - POOL_FILL_HIGH
+            capacity = min(capacity, sample.drain_rate * (1.0 - over))
+        return capacity

@@ -1,0 +1,182 @@
+"""What the sender sends next: per object, how many symbols of which slice somebody needs, and in which order they go.
+
+There is one mechanism. Every slice has a *need*: k at the start, the largest deficit anybody reported later, 0 when
+served. A walk with a cursor serves needs in ascending order, window by window; when it comes to the end with needs left
+behind it, the next pass begins. *Rolling* repair is the one exception to the order: partial deficits go out at once,
+because receivers hold the rest of such slices in memory. The first pass, repair passes, late joiners and restarted
+receivers are all just needs.
+
+Invariants: a need computed before a slice's last transmission passed the receiver is never counted (so nothing is sent
+twice for one loss), and the positions sent of one slice continue where the last transmission ended (so every repair
+answer is fresh, until all 255 points were used).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol.partition import Partition
+
+SurplusRule = Callable[[int], int]
+"""How many symbols to add for a slice of which somebody needs so many."""
+
+_SCAN_BLOCK = 1 << 16
+"""Slices looked at together while searching for the next need: bounds one poll to microseconds for any image."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Window:
+    """Up to D slices to be sent interleaved, symbol by symbol: datagram order is by symbol, then by slice."""
+
+    object_id: int
+    slices: npt.NDArray[np.int64]
+    """``int64[d]``, ascending."""
+    positions: npt.NDArray[np.int64]
+    """``int64[d]``: first position to send of each slice (see ``Partition.esi``)."""
+    counts: npt.NDArray[np.int64]
+    """``int64[d]``: how many consecutive positions to send."""
+    first_sequence: int
+    source_count: int
+    """How many of the datagrams are source symbols."""
+    repair_pass: bool
+    """True unless every slice goes out for the first time."""
+
+    @property
+    def datagram_count(self) -> int:
+        """How many datagrams the window has."""
+        return int(self.counts.sum())
+
+    def wire_order(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return, datagram by datagram, the row into ``slices`` and the ordinal of the symbol within its slice."""
+        ordinals = np.arange(int(self.counts.max()))[:, None]
+        mask = ordinals < self.counts[None, :]
+        symbol, row = np.nonzero(mask)
+        return row, symbol
+
+
+class Schedule:
+    """Needs of one object's slices, and the walk that serves them. Memory: 11 bytes a slice."""
+
+    def __init__(self, object_id: int, partition: Partition, wanted: npt.NDArray[np.bool_]) -> None:
+        """Begin with every wanted slice needed whole.
+
+        Args:
+            object_id: ``limits.OBJECT_*``.
+            partition: how the object is cut.
+            wanted: ``bool[slice_count]``: slices that a blank receiver needs.
+        """
+        self.object_id = object_id
+        self.partition = partition
+        symbols = partition.symbols_of(np.arange(partition.slice_count))
+        self._need = np.where(wanted, symbols, 0).astype(np.uint8)
+        self._next_position = np.zeros(partition.slice_count, np.uint16)
+        self._sent_end = np.full(partition.slice_count, -1, np.int64)
+        self._rolling: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._cursor = 0
+        self._pending = int(np.count_nonzero(self._need))
+        self.pass_index = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything is needed that was not sent."""
+        return self._pending > 0
+
+    @property
+    def first_pass_cursor(self) -> int:
+        """Slices below it were sent at least once, or nobody needed them."""
+        first = self.pass_index == 0 and self._pending > 0
+        return self._cursor if first else self.partition.slice_count
+
+    @property
+    def needed_symbols(self) -> int:
+        """Symbols still to be sent as far as is known."""
+        return int(self._need.sum(dtype=np.int64))
+
+    def request(
+        self, slices: npt.NDArray[np.int64], deficits: npt.NDArray[np.int64], sequence: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Merge a receiver's deficits; per slice the maximum counts.
+
+        Args:
+            slices: ``int64[n]``, ascending, within the object.
+            deficits: ``int64[n]``; more than k of a slice means all of it.
+            sequence: the receiver's point in the data stream: symbols sent at or after it are still to reach it.
+        Returns:
+            The part of the request that was counted, as ``(slices, deficits)``.
+        """
+        current = self._sent_end[slices] <= sequence
+        slices, deficits = slices[current], deficits[current]
+        symbols = self.partition.symbols_of(slices)
+        deficits = np.minimum(deficits, symbols)
+        before = self._need[slices]
+        self._need[slices] = np.maximum(before, deficits)
+        self._pending += int(np.count_nonzero(before == 0))
+        # A slice of which the receiver holds nothing costs the same now or later, and later many may share it.
+        partial = slices[(deficits < symbols) & (self._sent_end[slices] >= 0)]
+        if len(partial):
+            self._rolling = np.union1d(self._rolling, partial)
+        return slices, deficits
+
+    def poll_window(
+        self, window_slices: int, first_sequence: int, surplus: SurplusRule, *, rolling: bool = True
+    ) -> Window | None:
+        """Take the next window out of the needs, or return None where nothing is needed.
+
+        Args:
+            window_slices: D, the most slices in the window.
+            first_sequence: the data sequence number the window's first datagram will have.
+            surplus: how many repair symbols to add to a slice that needs so many.
+            rolling: False holds repairs and the next pass back, while NACKs are still being gathered.
+        """
+        if self._pending == 0:
+            return None
+        if rolling and len(self._rolling):
+            slices = self._rolling[:window_slices]
+            self._rolling = self._rolling[window_slices:]
+            slices = slices[self._need[slices] > 0]
+            if len(slices):
+                return self._take(slices, first_sequence, surplus)
+        slices = self._walk(window_slices, wrap=rolling)
+        return self._take(slices, first_sequence, surplus) if len(slices) else None
+
+    def _walk(self, window_slices: int, *, wrap: bool) -> npt.NDArray[np.int64]:
+        """Return the next needed slices in ascending order; begin a new pass at the end where ``wrap`` allows it."""
+        for _turn in range(2):
+            while self._cursor < self.partition.slice_count:
+                block = self._need[self._cursor : self._cursor + _SCAN_BLOCK]
+                found = np.flatnonzero(block)[:window_slices]
+                if len(found):
+                    slices = found + self._cursor
+                    self._cursor = int(slices[-1]) + 1
+                    return slices
+                self._cursor += len(block)
+            if not wrap:
+                return np.empty(0, np.int64)
+            self._cursor = 0
+            self.pass_index += 1
+        raise AssertionError("a pending need was not found")
+
+    def _take(self, slices: npt.NDArray[np.int64], first_sequence: int, surplus: SurplusRule) -> Window:
+        symbols = self.partition.symbols_of(slices)
+        need = self._need[slices].astype(np.int64)
+        whole = need >= symbols
+        extra = np.array([surplus(int(n)) for n in need]) if len(set(need.tolist())) > 1 else surplus(int(need[0]))
+        points = symbols + self.partition.repair_symbols
+        counts = np.minimum(need + extra, points)
+        # A slice needed whole is sent from its first source symbol: receivers that hold part of it are served as well,
+        # and those that hold nothing need not decode. Everything else continues with symbols nobody has seen.
+        positions = np.where(whole, 0, self._next_position[slices])
+        repeated = bool(np.any(self._sent_end[slices] >= 0))
+        ends = positions + counts
+        self._next_position[slices] = np.where(
+            whole, np.maximum(self._next_position[slices], ends) % points, ends % points
+        )
+        source = np.clip(symbols - positions, 0, counts) + np.clip(ends - points, 0, symbols)
+        self._need[slices] = 0
+        self._pending -= len(slices)
+        self._sent_end[slices] = first_sequence + int(counts.sum())
+        return Window(self.object_id, slices, positions, counts, first_sequence, int(source.sum()), repeated)

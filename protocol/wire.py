@@ -1,0 +1,121 @@
+"""Datagrams as bytes: the data header as a numpy dtype, and the preamble that every datagram begins with.
+
+All integers are in network byte order. The layouts are specified in ``SPEC.md`` §3 and pinned by golden vectors. A
+datagram that is foreign or malformed increments a counter of ``Drops`` and never raises.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol import limits
+
+MAGIC = 0x6743  # "gC"
+VERSION = 1
+
+KIND_DATA = 1
+KIND_CONTROL = 2
+
+DATA_HEADER = np.dtype(
+    [
+        ("magic", ">u2"),
+        ("version", "u1"),
+        ("kind", "u1"),
+        ("session", ">u4"),
+        ("sent_us", ">u4"),
+        ("sequence", ">u4"),
+        ("slice", ">u4"),
+        ("window_left", ">u2"),
+        ("object", "u1"),
+        ("esi", "u1"),
+        ("authentication", ">u8"),
+    ]
+)
+"""32 bytes before every symbol."""
+
+DATA_HEADER_SIZE = 32
+assert DATA_HEADER.itemsize == DATA_HEADER_SIZE
+
+PREAMBLE = struct.Struct(">HBBII")
+"""Magic, version, kind, session id, send time: the first twelve bytes of every datagram."""
+
+SENT_US_OFFSET = 8
+"""Where the send time stands in every datagram; filled in by whoever hands the datagram to the kernel."""
+
+CONTROL_BODY_OFFSET = 16
+"""A control message's msgpack begins here; the four bytes before it are reserved and zero."""
+
+PREAMBLE_VALUE = (MAGIC << 16) | (VERSION << 8) | KIND_DATA
+"""The first four bytes of a data datagram as one integer, so that a batch is checked with one comparison."""
+
+
+@dataclasses.dataclass(slots=True)
+class Drops:
+    """Datagrams that were not used, by reason. Counting is all that ever happens to them."""
+
+    foreign: int = 0
+    """Not ours: wrong magic, too short to tell."""
+    version: int = 0
+    """A ghostcast of another protocol version."""
+    session: int = 0
+    """Another session's."""
+    malformed: int = 0
+    """Ours, but its fields contradict the session: a slice or symbol that does not exist, a message that cannot be."""
+    stale: int = 0
+    """Well-formed, but not expected here and now."""
+    overflow: int = 0
+    """A bounded queue was full."""
+
+    def total(self) -> int:
+        """Return the sum of all reasons."""
+        return self.foreign + self.version + self.session + self.malformed + self.stale + self.overflow
+
+
+def control_datagram(session_id: int, body: bytes) -> bytes:
+    """Return a control datagram: preamble, send time zero, reserved bytes, msgpack body."""
+    return PREAMBLE.pack(MAGIC, VERSION, KIND_CONTROL, session_id, 0) + b"\0\0\0\0" + body
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ControlFrame:
+    """A control datagram's outside: whose it is, when it was sent, and the msgpack inside."""
+
+    session_id: int
+    sent_us: int
+    body: bytes
+
+
+def parse_control(datagram: bytes, drops: Drops) -> ControlFrame | None:
+    """Return a control datagram's frame, or count it and return None."""
+    if len(datagram) < CONTROL_BODY_OFFSET or len(datagram) > limits.CONTROL_SIZE_MAX:
+        drops.foreign += 1
+        return None
+    magic, version, kind, session_id, sent_us = PREAMBLE.unpack_from(datagram)
+    if magic != MAGIC:
+        drops.foreign += 1
+        return None
+    if version != VERSION:
+        drops.version += 1
+        return None
+    if kind != KIND_CONTROL or datagram[12:CONTROL_BODY_OFFSET] != b"\0\0\0\0":
+        drops.malformed += 1
+        return None
+    return ControlFrame(session_id, sent_us, datagram[CONTROL_BODY_OFFSET:])
+
+
+SequenceArray = npt.NDArray[np.int64]
+
+
+def unwrap_sequence(low: npt.NDArray[np.int64], reference: int) -> SequenceArray:
+    """Extend 32-bit wire sequence numbers to the 64-bit ones nearest to ``reference``.
+
+    Args:
+        low: ``int64[n]``, each in ``[0, 2**32)``.
+        reference: a recent 64-bit sequence number; numbers within 2**31 of it are recovered exactly.
+    """
+    difference = (low - reference) & 0xFFFFFFFF
+    return reference + np.where(difference >= 1 << 31, difference - (1 << 32), difference)
