@@ -1,0 +1,290 @@
+"""The erasure code: Reed-Solomon over GF(2^8), any ``k`` of 255 symbols restore a slice (RFC 5510 §8).
+
+A slice's ``k`` source symbols are, byte column by byte column, the values at alpha^0 .. alpha^(k-1) of one polynomial
+of degree < k. Repair symbol ESI j (k <= j < 255) is its value at alpha^j. Two properties follow, and the protocol rests
+on both:
+
+- *MDS*: any k symbols determine the polynomial, so a receiver needs a count of symbols, never particular ones;
+- *prefix*: a repair symbol does not depend on how many are made, so more can be made later (type-II hybrid ARQ).
+
+A short slice of k' < k source symbols is the same code with zero symbols at ESI k' .. k-1 that are never sent. They add
+nothing to any sum, so their columns are left out of every matrix; repair symbols still start at ESI k.
+
+Knows matrices and the shape of a kernel; must not know where buffers come from or how a native library is loaded
+(``ghostcast.fec``). The invariant: a coefficient is only ever computed here, so that every kernel computes one code.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol import field, limits
+from protocol.field import Bytes, Logs
+
+Indices = npt.NDArray[np.intp]
+
+PREPARED_MATRICES_MAX = 32
+"""Encoding matrices a codec keeps prepared. The first pass uses one or two; repair passes vary. A prepared matrix
+takes at most 32 bytes a coefficient (0.5 MB for all 127 repair symbols at k = 128), which bounds the cache to 17 MB."""
+
+
+class SymbolRows:
+    """A list of equally long symbols, each somewhere in memory that numpy arrays own.
+
+    Kernels read and write symbols where they lie: in a strided transmit buffer, in a ring of slices, in a pool of
+    repair symbols. A native kernel takes ``addresses``, the fallback takes ``views``; both mean the same bytes.
+    Addresses stay valid because the rows hold on to their buffers.
+    """
+
+    __slots__ = ("_views", "addresses", "symbol_size", "writable")
+
+    addresses: npt.NDArray[np.uint64]
+    """uint64[count]: where each symbol begins."""
+    symbol_size: int
+    writable: bool
+
+    def __init__(self, buffer: Bytes) -> None:
+        """Take every row of ``buffer`` uint8[count, symbol_size] as a symbol; rows may lie at any stride.
+
+        About 3 µs: made once per buffer, not once per slice. Raises ``ValueError`` unless the bytes of a row are
+        contiguous.
+        """
+        if buffer.dtype != np.uint8 or buffer.ndim != 2 or (buffer.shape[1] > 1 and buffer.strides[1] != 1):
+            raise ValueError(
+                f"symbols want uint8[count, symbol_size] with contiguous rows, not {buffer.dtype}{list(buffer.shape)}"
+                f" with strides {buffer.strides}"
+            )
+        start = buffer.__array_interface__["data"][0]
+        self.addresses = start + np.arange(buffer.shape[0], dtype=np.uint64) * np.uint64(buffer.strides[0])
+        self.symbol_size = buffer.shape[1]
+        self.writable = buffer.flags.writeable
+        self._views: Callable[[], list[Bytes]] = lambda: list(buffer)
+
+    def __len__(self) -> int:
+        return len(self.addresses)
+
+    def take(self, indices: npt.ArrayLike) -> SymbolRows:
+        """Return the symbols at ``indices`` int[n], in that order. Under 1 µs; raises ``IndexError`` out of range."""
+        picked = np.asarray(indices, np.intp)
+        views = self._views
+
+        def picked_views() -> list[Bytes]:
+            every = views()
+            return [every[index] for index in picked.tolist()]
+
+        return self._derived(self.addresses.take(picked), self.writable, picked_views)
+
+    def substituted(self, positions: npt.ArrayLike, others: SymbolRows) -> SymbolRows:
+        """Return these symbols with ``others[i]`` in the place of number ``positions[i]``. About 1 µs."""
+        if others.symbol_size != self.symbol_size:
+            raise ValueError(f"symbols of {others.symbol_size} bytes cannot stand among symbols of {self.symbol_size}")
+        replaced = np.asarray(positions, np.intp)
+        addresses = self.addresses.copy()
+        addresses[replaced] = others.addresses
+        views = self._views
+
+        def substituted_views() -> list[Bytes]:
+            every = views()
+            for position, view in zip(replaced.tolist(), others.views(), strict=True):
+                every[position] = view
+            return every
+
+        return self._derived(addresses, self.writable and others.writable, substituted_views)
+
+    def views(self) -> list[Bytes]:
+        """Return each symbol as a view uint8[symbol_size]. Slow: one Python object a symbol, for kernels without C."""
+        return self._views()
+
+    def _derived(
+        self, addresses: npt.NDArray[np.uint64], writable: bool, views: Callable[[], list[Bytes]]
+    ) -> SymbolRows:
+        rows = object.__new__(SymbolRows)
+        rows.addresses = addresses
+        rows.symbol_size = self.symbol_size
+        rows.writable = writable
+        rows._views = views
+        return rows
+
+
+class Combination(Protocol):
+    """One matrix uint8[rows, count], made ready to be applied many times."""
+
+    def __call__(self, inputs: SymbolRows, outputs: SymbolRows) -> None:
+        """Set ``outputs[i]`` to the sum over m of ``matrix[i, m] * inputs[m]``, byte column by byte column.
+
+        ``inputs`` holds ``count`` symbols, ``outputs`` holds ``rows``, none of which may overlap an input. Raises
+        ``ValueError`` if the shapes do not match or an output is read-only; then nothing was written. May be called
+        from several threads at once on different outputs.
+        """
+
+
+class Kernel(Protocol):
+    """What multiplies symbols by matrices. All kernels compute the same bytes; they differ in speed."""
+
+    @property
+    def name(self) -> str:
+        """A word for people and reports: which kernel this is."""
+
+    def prepare(self, coefficients: Bytes) -> Combination:
+        """Return ``coefficients`` uint8[rows, count >= 1] in the form this kernel multiplies by; it is copied."""
+
+
+def check_operands(rows: int, count: int, inputs: SymbolRows, outputs: SymbolRows) -> None:
+    """Raise ``ValueError`` unless a matrix [rows, count] maps ``inputs`` to ``outputs``.
+
+    Every kernel calls this first: what it does next is write to addresses.
+    """
+    if len(inputs) != count or len(outputs) != rows or inputs.symbol_size != outputs.symbol_size:
+        raise ValueError(
+            f"a {rows} x {count} matrix wants {count} symbols in and {rows} out, of one size;"
+            f" found {len(inputs)} of {inputs.symbol_size} bytes and {len(outputs)} of {outputs.symbol_size} bytes"
+        )
+    if not outputs.writable:
+        raise ValueError("the symbols to be computed lie in a read-only buffer")
+
+
+class NumpyKernel:
+    """The kernel without C: one table lookup for eight output symbols at a time.
+
+    Every input byte is looked up in a table uint64[256] whose entries hold that byte's eight products, so that a
+    lookup, the slow part in numpy, is paid once for eight outputs.
+    """
+
+    _LANES = 8
+
+    @property
+    def name(self) -> str:
+        """``numpy``."""
+        return "numpy"
+
+    def prepare(self, coefficients: Bytes) -> Combination:
+        """Return the lookup tables of ``coefficients`` uint8[rows, count]: 2 KiB for every eight rows of a column."""
+        rows, count = coefficients.shape
+        groups = -(-rows // self._LANES)
+        padded = np.zeros((groups * self._LANES, count), np.uint8)
+        padded[:rows] = coefficients
+        # [group, lane, column] -> products [group, column, byte, lane], whose lanes read as one uint64.
+        products = field.MULTIPLY[padded.reshape(groups, self._LANES, count)]
+        tables = np.ascontiguousarray(products.transpose(0, 2, 3, 1)).view(np.uint64)[..., 0]
+
+        def combine(inputs: SymbolRows, outputs: SymbolRows) -> None:
+            check_operands(rows, count, inputs, outputs)
+            sums = np.zeros((groups, inputs.symbol_size), np.uint64)
+            for column, symbol in enumerate(inputs.views()):
+                for group in range(groups):
+                    sums[group] ^= tables[group, column].take(symbol)
+            lanes = sums.view(np.uint8).reshape(groups, inputs.symbol_size, self._LANES)
+            for row, output in enumerate(outputs.views()):
+                output[:] = lanes[row // self._LANES, :, row % self._LANES]
+
+        return combine
+
+
+class Code:
+    """The code for one ``k``: its generator rows, and the matrix that undoes any pattern of erasures."""
+
+    def __init__(self, source_symbols: int = limits.SOURCE_SYMBOLS_DEFAULT) -> None:
+        """Compute the generator of the code with ``source_symbols`` = k, 1 .. 254 (under 1 ms)."""
+        if not 1 <= source_symbols < limits.CODE_LENGTH:
+            raise ValueError(f"k must be 1 .. {limits.CODE_LENGTH - 1}, not {source_symbols}")
+        self.source_symbols = source_symbols
+        # log Π (x_p - x_l) over the source points l != p, for every point p of the code
+        products = field.DIFFERENCE_LOG[:, :source_symbols].sum(axis=1, dtype=np.int64) % field.ORDER
+        self._source_products: Logs = products.astype(np.int16)
+        self._slots: Indices = np.arange(source_symbols, dtype=np.intp)
+        self.generator = self._generator()
+        """uint8[255 - k, k], read-only: row i holds the coefficients of repair symbol ESI k + i."""
+
+    @property
+    def repair_symbols(self) -> int:
+        """How many different repair symbols exist: 255 - k."""
+        return limits.CODE_LENGTH - self.source_symbols
+
+    def decode_matrix(self, erased: Indices, repair_esis: Indices, count: int | None = None) -> Bytes:
+        """Return uint8[e, count]: what restores the ``erased`` source symbols from ``count`` known symbols.
+
+        ``erased`` intp[e] are ESIs < ``count``, ``repair_esis`` intp[e] are ESIs in k .. 254; neither repeats.
+        ``count`` is k' of a short slice, k if left out. Column m stands for source symbol m where that is known;
+        the columns ``erased[i]`` stand for the repair symbols ``repair_esis[i]`` instead.
+
+        Lagrange interpolation in logarithms (no matrix is inverted): with S the known points and
+        W(x) = Π (x - x_l) over l in S, the coefficient of x_m in the value at x_i is W(x_i) / ((x_i - x_m) W'(x_m)).
+        """
+        slots = self._slots[:count].copy()
+        assert len(erased) == len(repair_esis)
+        assert len(erased) == 0 or max(erased.tolist()) < len(slots)
+        assert len(erased) == 0 or min(repair_esis.tolist()) >= self.source_symbols
+        slots[erased] = repair_esis
+        differences = field.DIFFERENCE_LOG.take(erased, axis=0)
+        # For a point i outside S this is log W(x_i), for a point m of S it is log W'(x_m): S is the source points
+        # without the erased and with the repair points, and a point's factor with itself counts as 1. With
+        # e <= 127 no sum leaves int16: 127 * 254 + 254 = 32512.
+        weights = np.add.reduce(field.DIFFERENCE_LOG.take(repair_esis, axis=0), axis=0, dtype=np.int16)
+        weights -= np.add.reduce(differences, axis=0, dtype=np.int16)
+        weights += self._source_products
+        weights %= field.ORDER
+        differences += weights
+        logs = weights.take(erased)[:, None] - differences.take(slots, axis=1)
+        matrix: Bytes = _EXP_FROM_NEGATIVE.take(logs)
+        return matrix
+
+    def _generator(self) -> Bytes:
+        """Evaluate the Lagrange polynomials of the source points at every repair point."""
+        k = self.source_symbols
+        logs = self._source_products[k:, None] - field.DIFFERENCE_LOG[k:, :k] - self._source_products[None, :k]
+        generator: Bytes = field.EXP[logs % field.ORDER]
+        generator.flags.writeable = False
+        return generator
+
+
+_EXP_FROM_NEGATIVE: Bytes = np.tile(field.EXP, 2)
+"""uint8[510]: the powers of alpha twice over, so that an exponent from -508 to 254 finds its power: a negative one
+counts from the end, which saves a pass that would reduce the exponents modulo 255."""
+
+
+class Codec:
+    """A code and the kernel that computes it: what an engine encodes and decodes slices with.
+
+    May be shared by threads, as long as no two work on the same output symbols.
+    """
+
+    def __init__(self, code: Code, kernel: Kernel) -> None:
+        self.code = code
+        self.kernel = kernel
+        self._encoder = functools.lru_cache(maxsize=PREPARED_MATRICES_MAX)(self._prepare_encoder)
+
+    def encode(self, sources: SymbolRows, repairs: SymbolRows, first_esi: int | None = None) -> None:
+        """Write the repair symbols ESI ``first_esi``, ``first_esi + 1``, ... (from k, if left out) into ``repairs``.
+
+        ``sources`` holds a slice's k' <= k source symbols; fewer than k is a short slice. As every byte column is coded
+        by itself, one "symbol" may as well be one symbol number's rows of a whole window, headers and all: one call
+        then encodes the window, and the headers of the repair rows are written afterwards.
+
+        Raises ``ValueError`` for symbols that the code does not have, and what a ``Combination`` raises.
+        """
+        first = self.code.source_symbols if first_esi is None else first_esi
+        self._encoder(first, len(repairs), len(sources))(sources, repairs)
+
+    def decode(self, symbols: SymbolRows, erased: Indices, repairs: SymbolRows, repair_esis: Indices) -> None:
+        """Restore the ``erased`` source symbols of a slice in place.
+
+        ``symbols`` holds the slice's k' source symbols, of which those numbered ``erased`` intp[e] are unknown.
+        ``repairs`` holds e repair symbols, with the ESIs ``repair_esis`` intp[e]. Costs what encoding e repair symbols
+        costs, plus about 15 µs. Raises what a ``Combination`` raises.
+        """
+        matrix = self.code.decode_matrix(erased, repair_esis, len(symbols))
+        self.kernel.prepare(matrix)(symbols.substituted(erased, repairs), symbols.take(erased))
+
+    def _prepare_encoder(self, first_esi: int, repair_count: int, source_count: int) -> Combination:
+        k = self.code.source_symbols
+        if not (1 <= source_count <= k and k <= first_esi <= first_esi + repair_count <= limits.CODE_LENGTH):
+            raise ValueError(
+                f"the code has {k} source symbols and repair symbols {k} .. {limits.CODE_LENGTH - 1};"
+                f" asked for {first_esi} .. {first_esi + repair_count - 1} from {source_count} source symbols"
+            )
+        return self.kernel.prepare(self.code.generator[first_esi - k : first_esi - k + repair_count, :source_count])
