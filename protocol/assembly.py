@@ -1,0 +1,298 @@
+"""Which symbols of an object a receiver holds, in which buffer rows, and what is still missing: bookkeeping by batch.
+
+Knows rows, not memory: the engine owns a buffer with the rows that ``place`` names and moves the payloads there; the
+simulator moves nothing. Slices live in a ring: slice ``s`` occupies slot ``s % slots``, so that consecutive slices are
+consecutive in memory and a chunk's frame is one contiguous range (or two, where the ring ends).
+
+Invariants: a slot holds symbols of exactly one slice; a row is written only while its slice is incomplete; memory never
+grows: when a slice that is being sent whole needs an occupied slot, the old slice is forgotten and is simply missing
+again. A *pinned* slice, one that a worker reads, is never forgotten; the newcomer's symbols are dropped instead and
+counted. Repair symbols alone never take an occupied slot: a slice of which nothing is held cannot be made from them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol.partition import Partition
+
+Int64Array = npt.NDArray[np.int64]
+
+
+class SliceState(enum.IntEnum):
+    """Where a slice stands at a receiver."""
+
+    UNWANTED = 0
+    """Nothing in it is needed here (any more)."""
+    MISSING = 1
+    """Incomplete; some of its symbols may be in the ring."""
+    COMPLETE = 2
+    """k symbols are in the ring; perhaps still to be decoded."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Placement:
+    """What to do with a batch of symbols."""
+
+    rows: Int64Array
+    """``int64[n]``: buffer row of each symbol; ``trash_row`` where it is not wanted."""
+    completed: Int64Array
+    """Slices that became complete with this batch, ascending."""
+
+
+@dataclasses.dataclass(slots=True)
+class AssemblyCounters:
+    """Symbols by what became of them."""
+
+    accepted: int = 0
+    duplicate: int = 0
+    """Symbols held already."""
+    surplus: int = 0
+    """Symbols of slices that were complete or not wanted when they came."""
+    pool_full: int = 0
+    """Symbols dropped because their slot was pinned by a worker: this host is too slow."""
+    forgotten: int = 0
+    """Slices whose symbols were given up for a newer slice."""
+
+
+class Assembly:
+    """The state of one object at one receiver."""
+
+    def __init__(self, partition: Partition, slots: int, wanted: npt.NDArray[np.bool_]) -> None:
+        """Begin with nothing held.
+
+        Args:
+            partition: how the object is cut.
+            slots: size of the ring in slices, at least 1; more than the object has are not used.
+            wanted: ``bool[slice_count]``.
+        """
+        self.partition = partition
+        self.slots = max(1, min(slots, partition.slice_count))
+        self.counters = AssemblyCounters()
+        k = partition.source_symbols
+        self._repair_base = self.slots * k
+        self.trash_row = self.slots * (k + partition.repair_symbols)
+        self.row_count = self.trash_row + 1
+        self.state = np.where(wanted, SliceState.MISSING, SliceState.UNWANTED).astype(np.uint8)
+        self._owner = np.full(self.slots, -1, np.int64)
+        self._have = np.zeros((self.slots, k + partition.repair_symbols), np.bool_)
+        self._count = np.zeros(self.slots, np.int64)
+        self._end_sequence = np.zeros(self.slots, np.int64)
+        self._pins = np.zeros(self.slots, np.int64)
+        self._lost_complete: list[int] = []
+        self.missing_count = int(np.count_nonzero(wanted))
+
+    # --- symbols in -----------------------------------------------------------------------------------------------
+
+    def valid(self, slices: Int64Array, esis: Int64Array) -> npt.NDArray[np.bool_]:
+        """Return which symbols exist at all: within the object, and no padding of the short last slice."""
+        partition = self.partition
+        inside = slices < partition.slice_count
+        padding = (slices == partition.slice_count - 1) & (esis >= partition.last_symbols)
+        padding &= esis < partition.source_symbols
+        valid: npt.NDArray[np.bool_] = inside & ~padding & (esis < partition.source_symbols + partition.repair_symbols)
+        return valid
+
+    def place(self, slices: Int64Array, esis: Int64Array, end_sequences: Int64Array) -> Placement:
+        """Take a batch of valid symbols in.
+
+        Args:
+            slices: ``int64[n]`` slice numbers.
+            esis: ``int64[n]``.
+            end_sequences: ``int64[n]``: sequence number at which the window that carried each symbol ends.
+        Cost:
+            A fixed number of numpy operations, plus a few per slice that appears for the first time.
+        """
+        rows = np.full(len(slices), self.trash_row)
+        active = self.state[slices] == SliceState.MISSING
+        slots = slices % self.slots
+        foreign = active & (self._owner[slots] != slices)
+        if foreign.any():
+            whole = foreign & (esis < self.partition.source_symbols)
+            for newcomer in np.unique(slices[whole]).tolist():
+                self._claim(newcomer)
+            free = foreign & (self._owner[slots] < 0)
+            for newcomer in np.unique(slices[free]).tolist():
+                self._claim(newcomer)
+            mine = self._owner[slots] == slices
+            self.counters.pool_full += int(np.count_nonzero(active & ~mine & (self._pins[slots] > 0)))
+            active &= mine & (self.state[slices] == SliceState.MISSING)
+        chosen = np.flatnonzero(active)
+        self.counters.surplus += len(slices) - len(chosen)
+        if not len(chosen):
+            return Placement(rows, np.empty(0, np.int64))
+        slots, esis = slots[chosen], esis[chosen]
+        held = self._have[slots, esis]
+        self._have[slots, esis] = True
+        k = self.partition.source_symbols
+        target = np.where(
+            esis < k, slots * k + esis, self._repair_base + slots * self.partition.repair_symbols + (esis - k)
+        )
+        rows[chosen] = np.where(held, self.trash_row, target)
+        np.maximum.at(self._end_sequence, slots, end_sequences[chosen])
+        touched = np.unique(slots)
+        before = int(self._count[touched].sum())
+        self._count[touched] = np.count_nonzero(self._have[touched], axis=1)
+        accepted = int(self._count[touched].sum()) - before
+        self.counters.accepted += accepted
+        self.counters.duplicate += len(chosen) - accepted
+        owners = self._owner[touched]
+        full = owners[self._count[touched] >= self.partition.symbols_of(owners)]
+        if len(full):
+            full = np.sort(full)
+            self.state[full] = SliceState.COMPLETE
+            self.missing_count -= len(full)
+        return Placement(rows, full)
+
+    def _claim(self, slice_index: int) -> None:
+        """Give a slot to a new slice, if whoever holds it may be forgotten."""
+        slot = slice_index % self.slots
+        old = int(self._owner[slot])
+        if self._pins[slot] or old == slice_index:
+            return
+        if old >= 0:
+            self.counters.forgotten += 1
+            if self.state[old] == SliceState.COMPLETE:
+                self.state[old] = SliceState.MISSING
+                self.missing_count += 1
+                self._lost_complete.append(old)
+        self._clear(slot, slice_index)
+
+    def _clear(self, slot: int, owner: int) -> None:
+        self._owner[slot] = owner
+        self._have[slot] = False
+        self._count[slot] = 0
+        self._end_sequence[slot] = 0
+
+    def take_lost_complete(self) -> list[int]:
+        """Return the complete slices that had to be forgotten since the last call."""
+        lost, self._lost_complete = self._lost_complete, []
+        return lost
+
+    # --- slices out -----------------------------------------------------------------------------------------------
+
+    def slot_of(self, slice_index: int) -> int:
+        """Return the slot of a slice that is in the ring."""
+        slot = slice_index % self.slots
+        assert self._owner[slot] == slice_index
+        return slot
+
+    def erasures(self, slice_index: int) -> tuple[Int64Array, Int64Array]:
+        """Return a complete slice's missing source ESIs and the held repair ESIs to replace them by, equally many."""
+        have = self._have[self.slot_of(slice_index)]
+        k = self.partition.source_symbols
+        symbols = self.partition.last_symbols if slice_index == self.partition.slice_count - 1 else k
+        erased = np.flatnonzero(~have[:symbols])
+        repair = np.flatnonzero(have[k:])[: len(erased)] + k
+        assert len(repair) == len(erased)
+        return erased, repair
+
+    def rows_of(self, slice_index: int, esis: Int64Array) -> Int64Array:
+        """Return the buffer rows of symbols of a slice that is in the ring."""
+        slot = self.slot_of(slice_index)
+        k = self.partition.source_symbols
+        repair = self._repair_base + slot * self.partition.repair_symbols + (esis - k)
+        rows: Int64Array = np.where(esis < k, slot * k + esis, repair)
+        return rows
+
+    def pin(self, slice_index: int) -> None:
+        """Keep a slice in the ring until ``unpin``; pins are counted."""
+        self._pins[self.slot_of(slice_index)] += 1
+
+    def unpin(self, slice_index: int) -> None:
+        """Undo one ``pin``."""
+        slot = self.slot_of(slice_index)
+        assert self._pins[slot] > 0
+        self._pins[slot] -= 1
+
+    def release(self, slice_index: int) -> None:
+        """Everything in the slice is done: its slot is free, and it is never asked for again."""
+        if self.state[slice_index] == SliceState.MISSING:
+            self.missing_count -= 1
+        self.state[slice_index] = SliceState.UNWANTED
+        slot = slice_index % self.slots
+        if self._owner[slot] == slice_index:
+            assert not self._pins[slot]
+            self._clear(slot, -1)
+
+    def unwant(self, needed: npt.NDArray[np.bool_]) -> None:
+        """Give up every slice that is not needed, except those that a worker reads (see ``busy``).
+
+        Args:
+            needed: ``bool[slice_count]``.
+        """
+        idle = ~needed
+        idle[self._owner[(self._owner >= 0) & (self._pins > 0)]] = False
+        owners = self._owner[self._owner >= 0]
+        self.missing_count -= int(np.count_nonzero(self.state[idle] == SliceState.MISSING))
+        self.state[idle] = SliceState.UNWANTED
+        for slice_index in owners[idle[owners]].tolist():
+            self._clear(slice_index % self.slots, -1)
+
+    def reset(self, slice_index: int) -> None:
+        """The slice's bytes turned out to be wrong: hold nothing of it, want all of it."""
+        slot = self.slot_of(slice_index)
+        assert not self._pins[slot]
+        assert self.state[slice_index] == SliceState.COMPLETE
+        self.state[slice_index] = SliceState.MISSING
+        self.missing_count += 1
+        self._clear(slot, -1)
+
+    def mark_decoded(self, slice_index: int) -> None:
+        """All source rows of a complete slice are filled in: it needs no repair symbols any more."""
+        slot = self.slot_of(slice_index)
+        self._have[slot, : self.partition.source_symbols] = True
+
+    def busy(self, slice_index: int) -> bool:
+        """Whether a slice is in the ring and pinned."""
+        slot = slice_index % self.slots
+        return bool(self._owner[slot] == slice_index and self._pins[slot])
+
+    def complete_slices(self) -> list[int]:
+        """Return the slices that are complete and in the ring, ascending."""
+        owners = np.sort(self._owner[self._owner >= 0])
+        found: list[int] = owners[self.state[owners] == SliceState.COMPLETE].tolist()
+        return found
+
+    @property
+    def fill(self) -> float:
+        """Share of the ring that waits for workers, in [0, 1]."""
+        return float(np.count_nonzero(self._pins)) / self.slots
+
+    # --- what is missing ------------------------------------------------------------------------------------------
+
+    def partial_deficits(self, closed_sequence: int) -> tuple[Int64Array, Int64Array]:
+        """Return ``(slices, deficits)`` of slices held in part whose windows have passed ``closed_sequence``."""
+        occupied = np.flatnonzero((self._owner >= 0) & (self._end_sequence <= closed_sequence))
+        slices = self._owner[occupied]
+        missing = self.state[slices] == SliceState.MISSING
+        slices, counts = slices[missing], self._count[occupied[missing]]
+        order = np.argsort(slices)
+        slices = slices[order]
+        return slices, self.partition.symbols_of(slices) - counts[order]
+
+    def in_ring(self, slices: Int64Array) -> npt.NDArray[np.bool_]:
+        """Return which slices own their slot."""
+        owned: npt.NDArray[np.bool_] = self._owner[slices % self.slots] == slices
+        return owned
+
+    def deficits_of(self, slices: Int64Array) -> Int64Array:
+        """Return how many symbols each slice lacks; 0 where it is not missing."""
+        held = np.where(self.in_ring(slices), self._count[slices % self.slots], 0)
+        lacking: Int64Array = np.where(
+            self.state[slices] == SliceState.MISSING, self.partition.symbols_of(slices) - held, 0
+        )
+        return lacking
+
+    def end_sequences(self, slices: Int64Array) -> Int64Array:
+        """Return where the last window of each slice in the ring ended."""
+        return self._end_sequence[slices % self.slots]
+
+    def wholly_missing(self, start: int, stop: int) -> Int64Array:
+        """Return the wanted slices in ``[start, stop)`` of which nothing is held, ascending."""
+        slices = np.flatnonzero(self.state[start:stop] == SliceState.MISSING) + start
+        return slices[~self.in_ring(slices)]

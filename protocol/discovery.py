@@ -1,0 +1,74 @@
+"""Which session a receiver joins: by name at once, or the only one there is after listening for a moment."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from protocol import limits, messages, wire
+
+Address = tuple[str, int]
+
+LISTEN_NS = 600 * limits.MILLISECOND_NS
+"""How long a receiver without a session name listens for a second session before it takes the first."""
+
+SOLICIT_INTERVAL_NS = limits.SECOND_NS
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """An announced session and who announced it."""
+
+    session_id: int
+    announce: messages.Announce
+    sender_host: str
+
+    @property
+    def control_address(self) -> Address:
+        """Where control messages go."""
+        return self.sender_host, self.announce.control_port
+
+
+class Discovery:
+    """Listens for ANNOUNCEs until one session is chosen, or until the choice is a person's."""
+
+    def __init__(self, name: str | None, now: int) -> None:
+        self.name = name
+        self.drops = wire.Drops()
+        self.found: dict[int, Found] = {}
+        self._solicit_ns = now
+        self._decide_ns: int | None = None
+
+    def receive_datagram(self, datagram: bytes, address: Address, now: int) -> None:
+        """Take in a datagram from the discovery group."""
+        frame = wire.parse_control(datagram, self.drops)
+        message = None if frame is None else messages.decode(frame.body, self.drops)
+        if frame is None or message is None:
+            return
+        if isinstance(message, messages.End):
+            self.found.pop(frame.session_id, None)
+            return
+        if not isinstance(message, messages.Announce) or (self.name is not None and message.name != self.name):
+            self.drops.stale += 1
+            return
+        if len(self.found) < limits.SESSIONS_HEARD_MAX or frame.session_id in self.found:
+            self.found[frame.session_id] = Found(frame.session_id, message, address[0])
+        if self._decide_ns is None:
+            self._decide_ns = now if self.name is not None else now + LISTEN_NS
+
+    def next_timeout(self) -> int:
+        """Return when ``poll`` has something to say."""
+        return self._solicit_ns if self._decide_ns is None else min(self._solicit_ns, self._decide_ns)
+
+    def poll_transmit(self, now: int) -> bytes | None:
+        """Return a SOLICIT for the discovery group, once a second."""
+        if now < self._solicit_ns:
+            return None
+        self._solicit_ns = now + SOLICIT_INTERVAL_NS
+        return messages.encode(0, messages.Solicit(self.name or ""))
+
+    def poll_choice(self, now: int) -> list[Found]:
+        """Return nothing while undecided, one session when it is clear, several when a person must choose."""
+        if self._decide_ns is None or now < self._decide_ns or not self.found:
+            return []
+        # A session that two senders serve under one name is served by the first that was heard.
+        return list(self.found.values())[:1] if self.name is not None else list(self.found.values())

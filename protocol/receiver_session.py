@@ -1,0 +1,784 @@
+"""The receiver's side of a session: what it holds, what it asks for and when, and when it may say DONE.
+
+Driven from outside by ``receive_datagram``, ``receive_symbols``, ``handle_timeout``, ``next_timeout``,
+``poll_transmit`` and ``poll_event``. It knows no socket, no clock and no memory: ``receive_symbols`` says into which
+buffer row each symbol goes, events say which slices to decode and which chunks to verify, and the engine reports back.
+
+Invariants: DONE is said only after the engine reported every chunk verified and the target flushed; a slice is asked
+for only after its window has passed; nothing that is done is ever asked for.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import enum
+import random
+from typing import assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol import feedback, limits, messages, wire
+from protocol.assembly import Assembly
+from protocol.discovery import Found
+from protocol.extents import Extents
+from protocol.manifest import Manifest
+from protocol.messages import EndReason, SessionState
+from protocol.partition import Partition
+
+Int64Array = npt.NDArray[np.int64]
+
+WAITING_REPORT_INTERVAL_NS = limits.SECOND_NS
+"""How often a receiver says that it lives before the session has begun."""
+
+
+class ReceiverState(enum.Enum):
+    """Where this receiver stands."""
+
+    JOINING = "joining"
+    MANIFEST = "manifest"
+    """Welcome; the manifest is still missing."""
+    RECEIVING = "receiving"
+    FINISHING = "finishing"
+    """Every chunk is written; the engine flushes the target."""
+    CONFIRMING = "confirming"
+    """Verified; DONE is repeated until the sender shows that it knows."""
+    ENDED = "ended"
+
+
+class Outcome(enum.Enum):
+    """How it ended."""
+
+    VERIFIED = "verified"
+    REFUSED = "refused"
+    FAILED = "failed"
+    SENDER_GONE = "sender_gone"
+    """The sender fell silent, was interrupted, or ended the session without this receiver."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Identity:
+    """Who joins."""
+
+    receiver_id: bytes
+    incarnation: int
+    host: str
+    target: str
+    target_size: int
+    """Bytes, -1 for a file that can grow."""
+    link_rate: int = 0
+    """Bytes per second, 0 where unknown."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Welcomed:
+    """Event: the sender took this receiver in."""
+
+    receiver_index: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SliceToDecode:
+    """Event: a slice is complete but lacks source symbols; decode it in place, then call ``slice_decoded``."""
+
+    object_id: int
+    slice_index: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ExtentReady:
+    """Event: all bytes of a chunk (or of the manifest) are in the ring; check them, then call ``extent_checked``."""
+
+    object_id: int
+    extent: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AllWritten:
+    """Event: every transferred chunk is verified and written; flush, then call ``flushed``."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ended:
+    """Event: over."""
+
+    outcome: Outcome
+    text: str
+
+
+Event = Welcomed | SliceToDecode | ExtentReady | AllWritten | Ended
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ObjectPlacement:
+    """Where the symbols of one object in a batch go."""
+
+    object_id: int
+    indices: Int64Array | None
+    """``int64[n]``: which datagrams of the batch; None for all of them, in order."""
+    rows: Int64Array
+    """``int64[n]``: buffer row for each."""
+
+
+@dataclasses.dataclass(slots=True)
+class ReceivedCounters:
+    """Data datagrams, from the join on."""
+
+    received: int = 0
+    lost_host: int = 0
+    """Dropped in this host before we saw them, as the engine reports."""
+    slices_decoded: int = 0
+    """Slices that needed repair symbols."""
+    slices_completed: int = 0
+    slices_requested: int = 0
+    chunks_damaged: int = 0
+    """Chunks that were complete and did not match their digest."""
+    nacks: int = 0
+
+
+class _Object:
+    """One object under way: its ring, its extents, and what was asked for."""
+
+    def __init__(self, object_id: int, partition: Partition, slots: int) -> None:
+        self.object_id = object_id
+        self.partition = partition
+        self.assembly = Assembly(partition, slots, np.ones(partition.slice_count, np.bool_))
+        self.extents: Extents | None = None
+        self.held_until_ns = np.zeros(self.assembly.slots, np.int64)
+        self.held_end = np.full(self.assembly.slots, -1, np.int64)
+        self.asked_whole = np.zeros(partition.slice_count, np.bool_)
+        self.asked_pass = 0
+        self.asked_ns = 0
+        self.sent_below = 0
+        """Slices below it have been sent at least once, by the sender's word."""
+        self.whole_due = False
+        self.reset_later: set[int] = set()
+        self.damaged: collections.Counter[int] = collections.Counter()
+
+    def open_deficits(self, closed: int, now: int) -> tuple[Int64Array, Int64Array]:
+        """Return ``(slices, deficits)`` to ask for now: partial ones that are not held back, and whole ones if due."""
+        slices, deficits = self.assembly.partial_deficits(closed)
+        slots = slices % self.assembly.slots
+        fresh = (self.held_until_ns[slots] <= now) | (self.held_end[slots] != self.assembly.end_sequences(slices))
+        slices, deficits = slices[fresh], deficits[fresh]
+        if self.whole_due and self.sent_below and self.extents is not None:
+            whole = self.assembly.wholly_missing(0, self.sent_below)
+            whole = whole[~self.asked_whole[whole]]
+            if len(whole):
+                order = np.argsort(np.concatenate((slices, whole)), kind="stable")
+                deficits = np.concatenate((deficits, self.partition.symbols_of(whole)))[order]
+                slices = np.concatenate((slices, whole))[order]
+        return slices, deficits
+
+    def hold(self, slices: Int64Array, until_ns: int) -> None:
+        """Do not ask for these again before then, unless another window brings some of their symbols."""
+        assembly = self.assembly
+        in_ring = slices[assembly.in_ring(slices)]
+        slots = in_ring % assembly.slots
+        self.held_until_ns[slots] = until_ns
+        self.held_end[slots] = assembly.end_sequences(in_ring)
+        self.asked_whole[slices] = True
+
+
+class ReceiverSession:
+    """One receiver in one session. See the module's docstring for how it is driven."""
+
+    def __init__(self, found: Found, identity: Identity, *, pool_size: int, rng: random.Random, now: int) -> None:
+        """Begin to join.
+
+        Args:
+            found: the session.
+            identity: who joins.
+            pool_size: bytes of the ring of slices; repair symbols take at most as much again.
+            rng: source of every jitter and backoff.
+            now: instant in ns.
+        """
+        announce = found.announce
+        self.found = found
+        self.identity = identity
+        self.state = ReceiverState.JOINING
+        self.outcome: Outcome | None = None
+        self.outcome_text = ""
+        self.receiver_index: int | None = None
+        self.manifest: Manifest | None = None
+        self.drops = wire.Drops()
+        self.counters = ReceivedCounters()
+        self.bytes_done = 0
+        self.status: messages.Status | None = None
+        manifest = Partition(announce.manifest_size, announce.symbol_size, announce.source_symbols)
+        image = Partition(announce.stream_size, announce.symbol_size, announce.source_symbols)
+        slots = max(pool_size // image.slice_size, 4)
+        self._objects = {
+            limits.OBJECT_MANIFEST: _Object(limits.OBJECT_MANIFEST, manifest, manifest.slice_count),
+            limits.OBJECT_IMAGE: _Object(limits.OBJECT_IMAGE, image, slots),
+        }
+        self._objects[limits.OBJECT_MANIFEST].extents = Extents(
+            manifest, np.array([0, announce.manifest_size], np.int64), np.ones(1, np.bool_)
+        )
+        self._rng = rng
+        self._transmits: collections.deque[bytes] = collections.deque()
+        self._events: collections.deque[Event] = collections.deque()
+        self._first_sequence: int | None = None
+        self._highest = 0
+        self._settled = 0
+        self._heard_ns = now
+        self._echo_us = 0
+        self._echo_ns = now
+        self._grtt_ns = limits.GRTT_START_NS
+        self._receivers = 1
+        self._feedback_scale = 1
+        self._report_interval_ns = WAITING_REPORT_INTERVAL_NS
+        spread_ns = announce.receivers_expected * limits.SECOND_NS // limits.FEEDBACK_PER_S
+        self._join_ns: int | None = now + rng.randrange(spread_ns + 1)
+        self._join_retry_ns = limits.JOIN_RETRY_NS
+        self._scan_ns: int | None = None
+        self._nack_ns: int | None = None
+        self._report_ns: int | None = None
+        self._done_ns: int | None = None
+        self._done_retry_ns = limits.DONE_REPEAT_NS
+        self._interval = _Interval(now)
+        self._loss_ppm = 0
+
+    # --- what the engine asks -------------------------------------------------------------------------------------
+
+    def assembly(self, object_id: int) -> Assembly:
+        """Return the bookkeeping of one object, for its rows."""
+        return self._objects[object_id].assembly
+
+    def partition(self, object_id: int) -> Partition:
+        """Return how one object is cut."""
+        return self._objects[object_id].partition
+
+    def extent_slices(self, object_id: int, extent: int) -> range:
+        """Return the slices that cover an extent."""
+        extents = self._objects[object_id].extents
+        assert extents is not None
+        return extents.slices_of(extent)
+
+    @property
+    def datagrams_expected(self) -> int:
+        """Data datagrams sent since the first one that was heard."""
+        return 0 if self._first_sequence is None else self._highest - self._first_sequence
+
+    @property
+    def lost(self) -> int:
+        """Datagrams that did not reach us, wherever they were lost."""
+        return max(0, self.datagrams_expected - self.counters.received)
+
+    @property
+    def lost_network(self) -> int:
+        """Datagrams lost on the way to this host."""
+        return max(0, self.lost - self.counters.lost_host)
+
+    @property
+    def lost_host(self) -> int:
+        """Datagrams that reached this host and were dropped in it: socket buffer or slice pool full."""
+        image = self._objects[limits.OBJECT_IMAGE].assembly
+        return min(self.counters.lost_host, self.lost) + image.counters.pool_full
+
+    def poll_event(self) -> Event | None:
+        """Return the next thing for the engine to do."""
+        return self._events.popleft() if self._events else None
+
+    def poll_transmit(self) -> bytes | None:
+        """Return the next control datagram for the sender."""
+        return self._transmits.popleft() if self._transmits else None
+
+    def next_timeout(self) -> int | None:
+        """Return when ``handle_timeout`` wants to be called, or None when it is over."""
+        if self.state is ReceiverState.ENDED:
+            return None
+        due = [self._heard_ns + limits.SENDER_SILENCE_NS]
+        due += [
+            when
+            for when in (self._join_ns, self._scan_ns, self._nack_ns, self._report_ns, self._done_ns)
+            if when is not None
+        ]
+        return min(due)
+
+    def handle_timeout(self, now: int) -> None:
+        """Do what is due."""
+        if self.state is ReceiverState.ENDED:
+            return
+        if now - self._heard_ns >= limits.SENDER_SILENCE_NS:
+            self._sender_silent()
+            return
+        if self._join_ns is not None and now >= self._join_ns:
+            self._send_join(now)
+        if self._scan_ns is not None and now >= self._scan_ns:
+            self._scan(now)
+        if self._nack_ns is not None and now >= self._nack_ns:
+            self._send_nacks(now)
+        if self._report_ns is not None and now >= self._report_ns:
+            self._send_report(now)
+        if self._done_ns is not None and now >= self._done_ns:
+            self._send_done(now)
+
+    # --- control in -----------------------------------------------------------------------------------------------
+
+    def receive_datagram(self, datagram: bytes, now: int) -> None:
+        """Take in one control datagram; whatever it is, this never raises."""
+        frame = wire.parse_control(datagram, self.drops)
+        if frame is None:
+            return
+        if frame.session_id != self.found.session_id:
+            self.drops.session += 1
+            return
+        message = messages.decode(frame.body, self.drops)
+        if message is None or self.state is ReceiverState.ENDED:
+            return
+        match message:
+            case messages.Announce():
+                self._heard_ns = now
+            case messages.Welcome():
+                self._welcome(message, now)
+            case messages.Refuse():
+                if message.receiver_id == self.identity.receiver_id:
+                    self._end(Outcome.REFUSED, message.reason)
+            case messages.Status():
+                self._heard(frame.sent_us, now)
+                self._take_status(message, now)
+            case messages.Poll():
+                self._heard(frame.sent_us, now)
+                self._take_poll(message)
+            case messages.RepairAdvice():
+                self._heard(frame.sent_us, now)
+                self._take_advice(message, now)
+            case messages.End():
+                self._take_end(message)
+            case (
+                messages.Solicit()
+                | messages.Join()
+                | messages.Nack()
+                | messages.Report()
+                | messages.Done()
+                | messages.Fail()
+            ):
+                self.drops.stale += 1
+            case _:
+                assert_never(message)
+
+    def _heard(self, sent_us: int, now: int) -> None:
+        self._heard_ns = now
+        self._echo_us, self._echo_ns = sent_us, now
+
+    def _welcome(self, message: messages.Welcome, now: int) -> None:
+        mine = message.receiver_id == self.identity.receiver_id and message.incarnation == self.identity.incarnation
+        if not mine:
+            self.drops.stale += 1
+            return
+        self._heard_ns = now
+        if self.receiver_index is None:
+            self._events.append(Welcomed(message.receiver_index))
+            self._report_ns = now
+            self._scan_ns = now
+        self.receiver_index = message.receiver_index
+        self._join_ns = None
+        if self.state is ReceiverState.JOINING:
+            self.state = ReceiverState.MANIFEST if self.manifest is None else ReceiverState.RECEIVING
+
+    def _take_status(self, message: messages.Status, now: int) -> None:
+        self.status = message
+        # The sender's word settles where the stream is: a forged or damaged sequence number does not last.
+        if self._first_sequence is None:
+            self._first_sequence = message.sequence
+        self._first_sequence += round((message.sequence - self._highest) / (1 << 32)) << 32
+        self._highest = self._settled = message.sequence
+        self._first_sequence = min(self._first_sequence, self._highest)
+        self._grtt_ns = max(message.grtt_us * limits.MICROSECOND_NS, limits.GRTT_MIN_NS)
+        self._receivers = max(1, message.receivers)
+        self._feedback_scale = message.feedback_scale
+        self._report_interval_ns = message.report_interval_ms * limits.MILLISECOND_NS
+        idle = message.state is SessionState.IDLE
+        manifest, image = self._objects[limits.OBJECT_MANIFEST], self._objects[limits.OBJECT_IMAGE]
+        manifest.sent_below = manifest.partition.slice_count if message.manifest_sent else 0
+        image.sent_below = min(message.cursor, image.partition.slice_count)
+        hold_ns = self._hold_off_ns()
+        for item in self._objects.values():
+            item.whole_due = True
+            # What was asked for in pass p is served in pass p or p + 1. If it did not come by then, or if the sender
+            # has nothing left to send, the request or the answer was lost: ask again.
+            served = message.pass_index >= item.asked_pass + 2 or idle
+            if served and now - item.asked_ns >= hold_ns:
+                item.asked_whole[:] = False
+                item.asked_pass = message.pass_index
+        if self.receiver_index is not None and self._report_ns is not None:
+            self._report_ns = min(self._report_ns, now + self._report_interval_ns)
+        self._scan(now)
+
+    def _take_poll(self, message: messages.Poll) -> None:
+        index = self.receiver_index
+        if index is None or not message.first_index <= index < message.first_index + message.count:
+            return
+        bit = index - message.first_index
+        if len(message.wanted) * 8 <= bit:
+            self.drops.malformed += 1
+            return
+        if self.state is ReceiverState.CONFIRMING and not message.wanted[bit >> 3] >> (bit & 7) & 1:
+            self._end(Outcome.VERIFIED, "the sender has confirmed it")
+
+    def _take_advice(self, message: messages.RepairAdvice, now: int) -> None:
+        """Stay silent about slices of which the sender is about to send as much as is missing here (suppression)."""
+        item = self._objects.get(message.object_id)
+        advised = None if item is None else messages.decode_deficits(message.items, item.partition.slice_count)
+        if item is None or advised is None:
+            self.drops.malformed += 1
+            return
+        slices, repairs = advised
+        lacking = item.assembly.deficits_of(slices)
+        item.hold(slices[(lacking > 0) & (lacking <= repairs)], now + self._hold_off_ns())
+        item.asked_ns = now
+
+    def _take_end(self, message: messages.End) -> None:
+        if self.state is ReceiverState.CONFIRMING:
+            self._end(Outcome.VERIFIED, "the sender has ended the session")
+        elif message.reason is EndReason.COMPLETE:
+            self._end(Outcome.SENDER_GONE, "the sender ended the session without waiting for this receiver")
+        else:
+            what = "was interrupted" if message.reason is EndReason.INTERRUPTED else "failed"
+            self._end(Outcome.SENDER_GONE, f"the sender {what}" + (f": {message.text}" if message.text else ""))
+
+    def _sender_silent(self) -> None:
+        seconds = limits.SENDER_SILENCE_NS // limits.SECOND_NS
+        if self.state is ReceiverState.CONFIRMING:
+            self._end(Outcome.VERIFIED, f"the sender did not confirm it: nothing heard for {seconds} s")
+        else:
+            self._end(Outcome.SENDER_GONE, f"nothing was heard from the sender for {seconds} s")
+
+    def _end(self, outcome: Outcome, text: str) -> None:
+        self.state, self.outcome, self.outcome_text = ReceiverState.ENDED, outcome, text
+        self._events.append(Ended(outcome, text))
+
+    # --- data in --------------------------------------------------------------------------------------------------
+
+    def receive_symbols(self, headers: npt.NDArray[np.void], now: int) -> list[ObjectPlacement]:
+        """Take in a batch of data datagrams.
+
+        Args:
+            headers: ``wire.DATA_HEADER[n]``, foreign bytes; anything that does not fit this session is counted and
+                gets no row.
+            now: instant in ns.
+        Returns:
+            Row for row where the payloads go; datagrams that are not named are not wanted.
+        """
+        preambles = headers.view(">u4").reshape(len(headers), -1)[:, 0]
+        chosen: Int64Array | None = None
+        valid = (preambles == wire.PREAMBLE_VALUE) & (headers["session"] == self.found.session_id)
+        if not valid.all():
+            other = int(np.count_nonzero((preambles == wire.PREAMBLE_VALUE) & ~valid))
+            self.drops.session += other
+            self.drops.foreign += int(np.count_nonzero(~valid)) - other
+            chosen = np.flatnonzero(valid)
+            headers = headers[chosen]
+        if not len(headers) or self.state is ReceiverState.ENDED:
+            return []
+        sequences = self._unwrap(headers["sequence"].astype(np.int64))
+        if self._first_sequence is None:
+            self._first_sequence = int(sequences.min())
+        near = np.abs(sequences - self._highest) < limits.SEQUENCE_JUMP_MAX
+        if not near.all():
+            self.drops.malformed += int(np.count_nonzero(~near))
+            keep = np.flatnonzero(near)
+            chosen = keep if chosen is None else chosen[keep]
+            headers, sequences = headers[keep], sequences[keep]
+            if not len(headers):
+                return []
+        placements = []
+        objects = headers["object"]
+        for object_id, item in self._objects.items():
+            mask = objects == object_id
+            if mask.all():
+                placement = self._place(item, headers, sequences, chosen)
+            elif mask.any():
+                part = np.flatnonzero(mask)
+                placement = self._place(item, headers[part], sequences[part], part if chosen is None else chosen[part])
+            else:
+                continue
+            placements.append(placement)
+        known = sum(len(placement.rows) for placement in placements)
+        self.drops.malformed += len(headers) - known
+        self.counters.received += known
+        self._highest = max(self._highest, int(sequences.max()) + 1)
+        self._heard(int(headers["sent_us"][-1]), now)
+        if self._scan_ns is None and self.receiver_index is not None:
+            self._scan_ns = now + limits.SCAN_INTERVAL_NS
+        return placements
+
+    def _unwrap(self, low: Int64Array) -> Int64Array:
+        if self._first_sequence is None:
+            self._highest = int(low[0])
+        return wire.unwrap_sequence(low, self._highest)
+
+    def _place(
+        self, item: _Object, headers: npt.NDArray[np.void], sequences: Int64Array, indices: Int64Array | None
+    ) -> ObjectPlacement:
+        slices = headers["slice"].astype(np.int64)
+        esis = headers["esi"].astype(np.int64)
+        valid = item.assembly.valid(slices, esis)
+        if not valid.all():
+            keep = np.flatnonzero(valid)
+            indices = keep if indices is None else indices[keep]
+            headers, sequences, slices, esis = headers[keep], sequences[keep], slices[keep], esis[keep]
+        placement = item.assembly.place(slices, esis, sequences + headers["window_left"] + 1)
+        for lost in item.assembly.take_lost_complete():
+            if item.extents is not None:
+                item.extents.slice_lost(lost)
+        # What was asked for whole and begins to arrive may be asked for again if it is forgotten.
+        item.asked_whole[slices] = False
+        for slice_index in placement.completed.tolist():
+            self._completed(item, slice_index)
+        return ObjectPlacement(item.object_id, indices, placement.rows)
+
+    def _completed(self, item: _Object, slice_index: int) -> None:
+        self.counters.slices_completed += 1
+        erased, _repair = item.assembly.erasures(slice_index)
+        if len(erased):
+            self.counters.slices_decoded += 1
+            item.assembly.pin(slice_index)
+            self._events.append(SliceToDecode(item.object_id, slice_index))
+        elif item.extents is not None:
+            self._ready(item, slice_index)
+
+    def _ready(self, item: _Object, slice_index: int) -> None:
+        assert item.extents is not None
+        if not item.extents.needs(slice_index):
+            item.assembly.release(slice_index)
+            return
+        for extent in item.extents.slice_ready(slice_index):
+            for covering in item.extents.slices_of(extent):
+                item.assembly.pin(covering)
+            self._events.append(ExtentReady(item.object_id, extent))
+
+    # --- what the engine reports ----------------------------------------------------------------------------------
+
+    def host_dropped(self, count: int) -> None:
+        """The kernel dropped about so many datagrams because this process was too slow to fetch them."""
+        self.counters.lost_host += count
+
+    def slice_decoded(self, object_id: int, slice_index: int) -> None:
+        """A ``SliceToDecode`` is done: all its source rows are filled in."""
+        item = self._objects[object_id]
+        item.assembly.unpin(slice_index)
+        if item.extents is not None:
+            self._ready(item, slice_index)
+        else:
+            item.assembly.mark_decoded(slice_index)
+
+    def manifest_known(self, manifest: Manifest, wanted: npt.NDArray[np.bool_], bytes_done: int) -> None:
+        """The manifest was received, checked and parsed, and the target was compared with it.
+
+        Args:
+            manifest: the parsed manifest.
+            wanted: ``bool[chunk_count]``: chunks whose bytes must come over the network.
+            bytes_done: raw bytes of the chunks that need not: zero, unused or already right.
+        """
+        assert self.manifest is None
+        self.manifest = manifest
+        self.bytes_done = bytes_done
+        item = self._objects[limits.OBJECT_IMAGE]
+        item.extents = Extents(item.partition, manifest.stored_offsets, wanted)
+        item.assembly.unwant(item.extents.wanted_slices)
+        for slice_index in item.assembly.complete_slices():
+            if not item.assembly.busy(slice_index):
+                self._ready(item, slice_index)
+        if self.state is ReceiverState.MANIFEST:
+            self.state = ReceiverState.RECEIVING
+        self._check_all_written()
+
+    def extent_checked(self, object_id: int, extent: int, *, good: bool) -> None:
+        """An ``ExtentReady`` was checked, and if good, written (or, for the manifest, parsed)."""
+        item = self._objects[object_id]
+        assert item.extents is not None
+        for slice_index in item.extents.slices_of(extent):
+            item.assembly.unpin(slice_index)
+        if good:
+            for slice_index in item.extents.done(extent):
+                item.reset_later.discard(slice_index)
+                item.assembly.release(slice_index)
+            if object_id == limits.OBJECT_IMAGE and self.manifest is not None:
+                start, stop = self.manifest.raw_range(extent)
+                self.bytes_done += stop - start
+                self._interval.stream_bytes += int(self.manifest.stored_sizes[extent])
+                self._check_all_written()
+        else:
+            self.counters.chunks_damaged += 1
+            item.damaged[extent] += 1
+            item.reset_later.update(item.extents.damaged(extent))
+            if item.damaged[extent] > limits.DAMAGED_CHUNK_RETRIES_MAX:
+                what = "the manifest" if object_id == limits.OBJECT_MANIFEST else f"chunk {extent}"
+                self.fail(
+                    f"{what} arrived {item.damaged[extent]} times and never matched its digest: "
+                    "the sender's image is damaged or was changed while it is sent"
+                )
+        for slice_index in list(item.reset_later):
+            if not item.assembly.busy(slice_index):
+                item.reset_later.discard(slice_index)
+                item.assembly.reset(slice_index)
+
+    def _check_all_written(self) -> None:
+        extents = self._objects[limits.OBJECT_IMAGE].extents
+        if extents is not None and extents.pending_count == 0 and self.state is ReceiverState.RECEIVING:
+            self.state = ReceiverState.FINISHING
+            self._events.append(AllWritten())
+
+    def flushed(self, now: int) -> None:
+        """The target is complete and durable: say DONE until the sender knows."""
+        assert self.state is ReceiverState.FINISHING
+        self.state = ReceiverState.CONFIRMING
+        self._scan_ns = self._nack_ns = self._report_ns = None
+        # A fleet that ends together spreads its DONEs over the time the sender needs to hear them.
+        self._done_ns = now + self._rng.randrange(self._receivers * limits.SECOND_NS // limits.FEEDBACK_PER_S + 1)
+
+    def fail(self, reason: str) -> None:
+        """Give up: tell the sender why, and end."""
+        if self.state is ReceiverState.ENDED:
+            return
+        if self.receiver_index is not None:
+            for _copy in range(limits.FAIL_COPIES):
+                self._send(messages.Fail(self.receiver_index, reason[: limits.REASON_LENGTH_MAX]))
+        self._end(Outcome.FAILED, reason)
+
+    # --- asking ---------------------------------------------------------------------------------------------------
+
+    def _hold_off_ns(self) -> int:
+        """How long an unanswered request is left alone (RFC 5740 §5.3: (K + 2) * GRTT)."""
+        return (limits.BACKOFF_FACTOR + 2) * self._grtt_ns * self._feedback_scale
+
+    def _closed_sequence(self) -> int:
+        """Datagrams below it have arrived or are lost: the sender said so, or many later ones have arrived."""
+        return max(self._settled, self._highest - limits.REORDER_GUARD)
+
+    def _scan(self, now: int) -> None:
+        """Look for slices whose window has passed and that still lack something; begin the backoff if there are any."""
+        self._scan_ns = None
+        if self.receiver_index is None or self.state in (ReceiverState.FINISHING, ReceiverState.CONFIRMING):
+            return
+        lacking = sum(item.assembly.missing_count for item in self._objects.values())
+        if lacking:
+            self._scan_ns = now + limits.SCAN_INTERVAL_NS
+        if self._nack_ns is not None or not lacking:
+            return
+        closed = self._closed_sequence()
+        if any(len(item.open_deficits(closed, now)[0]) for item in self._objects.values()):
+            delay_ns = feedback.backoff_ns(self._rng, self._grtt_ns, self._receivers, self._feedback_scale)
+            self._nack_ns = now + delay_ns
+
+    def _send_nacks(self, now: int) -> None:
+        self._nack_ns = None
+        assert self.receiver_index is not None
+        closed = self._closed_sequence()
+        for item in self._objects.values():
+            slices, deficits = item.open_deficits(closed, now)
+            item.whole_due = False
+            if not len(slices):
+                continue
+            items, covered = messages.encode_deficits(slices, deficits)
+            item.hold(slices[:covered], now + self._hold_off_ns())
+            item.asked_ns = now
+            item.asked_pass = self.status.pass_index if self.status is not None else 0
+            item.whole_due = covered < len(slices)
+            self.counters.nacks += 1
+            self.counters.slices_requested += covered
+            self._send(
+                messages.Nack(
+                    receiver_index=self.receiver_index,
+                    object_id=item.object_id,
+                    sequence=max(0, closed),
+                    echo_us=self._echo_us,
+                    hold_us=self._hold_us(now),
+                    loss_ppm=self._loss_ppm,
+                    items=items,
+                )
+            )
+
+    def _hold_us(self, now: int) -> int:
+        return min((now - self._echo_ns) // limits.MICROSECOND_NS, (1 << 32) - 1)
+
+    def _send(self, message: messages.Message) -> None:
+        self._transmits.append(messages.encode(self.found.session_id, message))
+
+    def _send_join(self, now: int) -> None:
+        identity = self.identity
+        self._send(
+            messages.Join(
+                receiver_id=identity.receiver_id,
+                incarnation=identity.incarnation,
+                host=identity.host,
+                target=identity.target,
+                target_size=identity.target_size,
+                link_rate=identity.link_rate,
+            )
+        )
+        self._join_ns = now + self._join_retry_ns
+        self._join_retry_ns = min(2 * self._join_retry_ns, limits.JOIN_RETRY_MAX_NS)
+
+    def _send_report(self, now: int) -> None:
+        assert self.receiver_index is not None
+        image = self._objects[limits.OBJECT_IMAGE].assembly
+        self._loss_ppm, overrun_ppm, drain_rate = self._interval.close(
+            now, self.datagrams_expected, self.counters.received, self.counters.lost_host, image.counters.pool_full
+        )
+        self._send(
+            messages.Report(
+                receiver_index=self.receiver_index,
+                echo_us=self._echo_us,
+                hold_us=self._hold_us(now),
+                symbols_received=self.counters.received,
+                lost_network=self.lost_network,
+                lost_host=self.lost_host,
+                loss_ppm=self._loss_ppm,
+                overrun_ppm=overrun_ppm,
+                pool_fill_permille=int(image.fill * 1000),
+                drain_rate=drain_rate,
+                bytes_done=self.bytes_done,
+                finishing=self.state is ReceiverState.FINISHING,
+            )
+        )
+        # Jittered by a quarter, so that a fleet that began together does not report together for ever.
+        interval_ns = self._report_interval_ns
+        self._report_ns = now + interval_ns - interval_ns // 8 + self._rng.randrange(interval_ns // 4 + 1)
+
+    def _send_done(self, now: int) -> None:
+        assert self.receiver_index is not None
+        self._send(
+            messages.Done(
+                receiver_index=self.receiver_index,
+                manifest_digest=self.found.announce.manifest_digest,
+                bytes_written=self.bytes_done,
+                lost_network=self.lost_network,
+                lost_host=self.lost_host,
+            )
+        )
+        self._done_ns = now + self._done_retry_ns
+        self._done_retry_ns = min(2 * self._done_retry_ns, limits.DONE_REPEAT_MAX_NS)
+
+
+class _Interval:
+    """Counters at the last report, so that the next one can speak of the time between."""
+
+    def __init__(self, now: int) -> None:
+        self.stream_bytes = 0
+        self._begun_ns = now
+        self._expected = 0
+        self._received = 0
+        self._dropped = 0
+        self._pool_full = 0
+
+    def close(self, now: int, expected: int, received: int, dropped: int, pool_full: int) -> tuple[int, int, int]:
+        """Return network loss and host overrun in millionths and the drain rate in bytes/s, and begin anew."""
+        sent = expected - self._expected
+        lost = max(0, sent - (received - self._received))
+        host = min(lost, dropped - self._dropped)
+        overrun = host + pool_full - self._pool_full
+        seconds = max(now - self._begun_ns, 1) / limits.SECOND_NS
+        drain_rate = int(self.stream_bytes / seconds)
+        self._begun_ns, self.stream_bytes = now, 0
+        self._expected, self._received, self._dropped, self._pool_full = expected, received, dropped, pool_full
+        if sent <= 0:
+            return 0, 0, drain_rate
+        return (
+            min(1_000_000, (lost - host) * 1_000_000 // sent),
+            min(1_000_000, overrun * 1_000_000 // sent),
+            drain_rate,
+        )
