@@ -28,9 +28,9 @@ from protocol.field import Bytes, Logs
 
 Indices = npt.NDArray[np.intp]
 
-PREPARED_MATRICES_MAX = 32
-"""Encoding matrices a codec keeps prepared. The first pass uses one or two; repair passes vary. A prepared matrix
-takes at most 32 bytes a coefficient (0.5 MB for all 127 repair symbols at k = 128), which bounds the cache to 17 MB."""
+PREPARED_MATRICES_MAX = 16
+"""Encoding matrices a codec keeps prepared: the first pass uses one or two, repair passes vary. At k = 128 a matrix for
+all 127 repair symbols takes 0.5 MB prepared for ISA-L and 4 MB for numpy, which bounds the memory to 64 MB."""
 
 _CACHE_LINE_SIZE = 64
 
@@ -188,12 +188,13 @@ class NumpyKernel:
     def prepare(self, coefficients: Bytes) -> Combination:
         """Return the lookup tables of ``coefficients`` uint8[rows, count]: 2 KiB for every eight rows of a column."""
         rows, count = coefficients.shape
+        assert count > 0
         groups = -(-rows // self._LANES)
-        padded = np.zeros((groups * self._LANES, count), np.uint8)
-        padded[:rows] = coefficients
-        # [group, lane, column] -> products [group, column, byte, lane], whose lanes read as one uint64.
-        products = field.MULTIPLY[padded.reshape(groups, self._LANES, count)]
-        tables = np.ascontiguousarray(products.transpose(0, 2, 3, 1)).view(np.uint64)[..., 0]
+        # [group, column, byte, lane]: the lanes of one byte are one uint64
+        products = np.zeros((groups, count, field.MULTIPLY.shape[0], self._LANES), np.uint8)
+        for row in range(rows):
+            products[row // self._LANES, :, :, row % self._LANES] = field.MULTIPLY.take(coefficients[row], axis=0)
+        tables = products.view(np.uint64)[..., 0]
 
         def combine(inputs: SymbolRows, outputs: SymbolRows) -> None:
             check_operands(rows, count, inputs, outputs)
