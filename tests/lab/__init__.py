@@ -1,0 +1,1 @@
+"""The real-kernel ring: network namespaces, real multicast, real loss, real disks."""

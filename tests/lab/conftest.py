@@ -1,0 +1,81 @@
+"""Fixtures of the lab ring. Where the machine gives no lab, every test of it is skipped with the reason."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.lab import disks, network, processes
+
+_TOOLS = {  # command → the Debian package that has it; tests/run installs them
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "nft": "nftables",
+    "ethtool": "ethtool",
+    "unshare": "util-linux",
+    "udp-sender": "udpcast",
+    "udp-receiver": "udpcast",
+    "sgdisk": "gdisk",
+    "mke2fs": "e2fsprogs",
+    "debugfs": "e2fsprogs",
+    "mkfs.vfat": "dosfstools",
+    "fsck.fat": "dosfstools",
+}
+
+
+def _why_no_lab() -> str:
+    """Return what this machine lacks; empty if nothing."""
+    if platform.system() != "Linux":
+        return f"the lab needs Linux, not {platform.system()}"
+    if os.geteuid() != 0:
+        return "the lab needs root to make network namespaces"
+    lacking = sorted({package for tool, package in _TOOLS.items() if shutil.which(tool) is None})
+    if lacking:
+        return f"the lab needs these Debian packages: {' '.join(lacking)}"
+    try:
+        with network.Bridge(1, offloads=False) as bridge:
+            bridge.set_loss(bridge.receivers[0], 0.5)
+    except network.NetworkError as error:
+        return f"the kernel gives no lab network: {error}"
+    return ""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lab() -> None:
+    """Skip the whole ring where it cannot run."""
+    reason = _why_no_lab()
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def commands(tmp_path: pathlib.Path) -> Iterator[processes.Processes]:
+    """What starts commands on hosts; all of them are dead after the test."""
+    with processes.Processes(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+def loop_device(tmp_path: pathlib.Path) -> Iterator[Callable[[str, int], pathlib.Path]]:
+    """What makes block devices: name of the backing file below ``tmp_path``, size in bytes → device."""
+    with contextlib.ExitStack() as attached:
+
+        def attach(name: str, size: int) -> pathlib.Path:
+            try:
+                return attached.enter_context(disks.loop_device(tmp_path / name, size))
+            except disks.LoopUnavailable as error:
+                pytest.skip(str(error))
+
+        yield attach
+
+
+@pytest.fixture(scope="session")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> disks.Disk:
+    """The real disk: 300 MB, partitioned, ext4 and FAT."""
+    return disks.make_disk(tmp_path_factory.mktemp("disk") / "disk.img", seed=1)

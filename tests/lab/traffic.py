@@ -1,0 +1,185 @@
+"""Plain multicast traffic for proving the rig, and junk for annoying the engines; runs as a command inside a host.
+
+``send`` numbers its datagrams, one by one or in GSO batches; ``listen`` reports which numbers were missing; ``junk``
+overhears all UDP on its host's cable and answers with noise that resembles it. Uses nothing of ghostcast, so that what
+it proves about the rig does not hang on what the rig is to prove.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import random
+import socket
+import struct
+import time
+from typing import Any
+
+_UDP_SEGMENT = 103  # linux/udp.h; the socket module has no name for it before Python 3.13
+_ETH_P_IP = 0x0800
+_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_MR_PROMISC = 263, 1, 1  # linux/if_packet.h
+_NUMBER = struct.Struct("!I")
+_END = 0xFFFFFFFF
+_END_COPIES = 300  # at 30 % loss all are lost once in 10^157 runs
+_RECEIVE_BUFFER_SIZE = 64 << 20
+_ETHERNET_HEADER_SIZE = 14
+
+
+def send(group: str, port: int, address: str, *, count: int, batch: int, size: int) -> None:
+    """Multicast ``count`` numbered datagrams of ``size`` bytes, ``batch`` of them to a system call."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+        sender.connect((group, port))
+        if batch > 1:
+            sender.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, size)
+        for start in range(0, count, batch):
+            numbers = range(start, min(start + batch, count))
+            sender.send(b"".join(_NUMBER.pack(number).ljust(size, b".") for number in numbers))
+        for _ in range(_END_COPIES):
+            sender.send(_NUMBER.pack(_END))
+    _say(event="finished", sent=count)
+
+
+def listen(group: str, port: int, address: str, *, count: int) -> None:
+    """Join the group, then report the ranges of missing numbers once the sender says that it is through."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_RCVBUFFORCE", 33), _RECEIVE_BUFFER_SIZE)
+        listener.bind((group, port))
+        membership = socket.inet_aton(group) + socket.inet_aton(address)
+        listener.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        _say(event="ready")
+        missing = set(range(count))
+        while (number := _NUMBER.unpack_from(listener.recv(65536))[0]) != _END:
+            missing.discard(number)
+    _say(event="finished", received=count - len(missing), missing=_ranges(sorted(missing)))
+
+
+def _ranges(numbers: list[int]) -> list[tuple[int, int]]:
+    """Return the runs of consecutive numbers as (first, how many)."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and number == sum(runs[-1]):
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((number, 1))
+    return runs
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Overheard:
+    """One UDP datagram seen on the cable."""
+
+    target: tuple[str, int]
+    payload: bytes
+
+
+def junk(address: str, *, targets: list[tuple[str, int]], rate_per_s: int, seed: int) -> None:
+    """Spray until killed: random bytes, and overheard datagrams truncated or with bits flipped, to wherever UDP goes.
+
+    Datagrams go to ``targets`` and to every address and port that others were seen to send to. Says how many of each
+    kind it has sent, once a hundred.
+    """
+    rng = random.Random(seed)
+    seen: dict[tuple[str, int], list[bytes]] = {target: [] for target in targets}
+    sent = dict.fromkeys(("random", "truncated", "flipped"), 0)
+    with (
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IP)) as cable,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        cable.bind(("eth0", _ETH_P_IP))
+        promiscuous = struct.pack("iHH8s", socket.if_nametoindex("eth0"), _PACKET_MR_PROMISC, 0, b"")
+        cable.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, promiscuous)  # also what is addressed to other hosts
+        cable.setblocking(False)
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+        _say(event="ready")
+        while True:
+            for datagram in _overhear(cable, address):
+                kept = seen.setdefault(datagram.target, [])
+                kept.append(datagram.payload)
+                del kept[:-16]
+            target = rng.choice(list(seen))
+            kind, payload = _spoil(rng, seen[target])
+            try:
+                sender.sendto(payload, target)
+            except ConnectionRefusedError:
+                continue  # a closed port answered an earlier datagram
+            sent[kind] += 1
+            if sum(sent.values()) % 100 == 0:
+                _say(event="progress", sent=sent, targets=len(seen))
+            time.sleep(1 / rate_per_s)
+
+
+def _spoil(rng: random.Random, models: list[bytes]) -> tuple[str, bytes]:
+    model = rng.choice(models) if models else b""
+    kind = rng.choice(("random", "truncated", "flipped")) if model else "random"
+    match kind:
+        case "truncated":
+            return kind, model[: rng.randrange(len(model))]
+        case "flipped":
+            spoilt = bytearray(model)
+            for _ in range(rng.randint(1, 4)):
+                # Half of the flips hit the first 64 bytes, where headers are.
+                reach = len(spoilt) if rng.random() < 0.5 else min(64, len(spoilt))
+                spoilt[rng.randrange(reach)] ^= 1 << rng.randrange(8)
+            return kind, bytes(spoilt)
+        case _:
+            return kind, rng.randbytes(rng.choice((0, 1, 31, 32, 33, 64, 500, 1472)))
+
+
+def _overhear(cable: socket.socket, own_address: str) -> list[_Overheard]:
+    """Return the UDP datagrams that wait on the cable and that are not our own; at most 64, so that sending goes on."""
+    found = []
+    for _ in range(64):
+        try:
+            frame = cable.recv(65536)
+        except BlockingIOError:
+            break
+        packet = frame[_ETHERNET_HEADER_SIZE:]
+        header_size = (packet[0] & 0x0F) * 4
+        if packet[9] != socket.IPPROTO_UDP or socket.inet_ntoa(packet[12:16]) == own_address:
+            continue
+        port, udp_size = struct.unpack_from("!HH", packet, header_size + 2)
+        payload = packet[header_size + 8 : header_size + udp_size]
+        if payload:
+            found.append(_Overheard((socket.inet_ntoa(packet[16:20]), port), payload))
+    return found
+
+
+def _say(**event: Any) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    address, _, port = text.rpartition(":")
+    return address, int(port)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--address", required=True, help="this host's own address")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("send", "listen"):
+        command = commands.add_parser(name)
+        command.add_argument("--group", default="239.255.1.1")
+        command.add_argument("--port", type=int, default=9999)
+        command.add_argument("--count", type=int, required=True)
+        if name == "send":
+            command.add_argument("--batch", type=int, default=1)
+            command.add_argument("--size", type=int, default=200)
+    command = commands.add_parser("junk")
+    command.add_argument("--target", type=_endpoint, action="append", default=[], dest="targets")
+    command.add_argument("--rate-per-s", type=int, default=200)
+    command.add_argument("--seed", type=int, required=True)
+    arguments = vars(parser.parse_args())
+    command_name = arguments.pop("command")
+    if command_name == "send":
+        send(**arguments)
+    elif command_name == "listen":
+        listen(**arguments)
+    else:
+        junk(**arguments)
+
+
+if __name__ == "__main__":
+    main()
