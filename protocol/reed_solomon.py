@@ -59,8 +59,8 @@ class SymbolRows:
         if (
             buffer.dtype != np.uint8
             or buffer.ndim != 2
-            or (buffer.shape[1] > 1 and buffer.strides[1] != 1)
-            or (buffer.shape[0] > 1 and buffer.strides[0] < 0)
+            or (buffer.size > 0 and buffer.shape[1] > 1 and buffer.strides[1] != 1)
+            or (buffer.size > 0 and buffer.shape[0] > 1 and buffer.strides[0] < 0)
         ):
             raise ValueError(
                 f"symbols want uint8[count, symbol_size] with contiguous rows, not {buffer.dtype}{list(buffer.shape)}"
@@ -218,8 +218,7 @@ class Code:
             raise ValueError(f"k must be 1 .. {limits.CODE_LENGTH - 1}, not {source_symbols}")
         self.source_symbols = source_symbols
         # log Π (x_p - x_l) over the source points l != p, for every point p of the code
-        products = field.DIFFERENCE_LOG[:, :source_symbols].sum(axis=1, dtype=np.int64) % field.ORDER
-        self._source_products: Logs = products.astype(np.int16)
+        self._source_products: Logs = field.DIFFERENCE_LOG[:, :source_symbols].sum(axis=1, dtype=np.int16) % field.ORDER
         self._slots: Indices = np.arange(source_symbols, dtype=np.intp)
         self.generator = self._generator()
         """uint8[255 - k, k], read-only: row i holds the coefficients of repair symbol ESI k + i."""
@@ -246,8 +245,8 @@ class Code:
         slots[erased] = repair_esis
         differences = field.DIFFERENCE_LOG.take(erased, axis=0)
         # For a point i outside S this is log W(x_i), for a point m of S it is log W'(x_m): S is the source points
-        # without the erased and with the repair points, and a point's factor with itself counts as 1. With
-        # e <= 127 no sum leaves int16: 127 * 254 + 254 = 32512.
+        # without the erased and with the repair points, and a point's factor with itself counts as 1. No sum
+        # leaves int16: a point's differences to others are distinct, and all logarithms add up to 32385.
         weights = np.add.reduce(field.DIFFERENCE_LOG.take(repair_esis, axis=0), axis=0, dtype=np.int16)
         weights -= np.add.reduce(differences, axis=0, dtype=np.int16)
         weights += self._source_products

@@ -142,7 +142,7 @@ def find_kernel() -> IsalKernel:
     """
     kernels: list[IsalKernel] = []
     failures: list[str] = []
-    for library in _libraries():
+    for library in libraries():
         try:
             kernels.append(IsalKernel(library))
         except IsalUnusableError as error:
@@ -152,7 +152,7 @@ def find_kernel() -> IsalKernel:
     return max(kernels, key=lambda kernel: kernel.version)
 
 
-def _libraries() -> Iterator[str]:
+def libraries() -> Iterator[str]:
     """Yield where ISA-L may be: names that the dynamic loader knows, then paths inside the pyeclib wheel."""
     yield from _SONAMES
     try:
