@@ -56,7 +56,7 @@ class _Document(msgspec.Struct, frozen=True):
     format: int
     image_id: Annotated[bytes, msgspec.Meta(min_length=limits.IMAGE_ID_SIZE, max_length=limits.IMAGE_ID_SIZE)]
     name: _Name
-    created: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+    created: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
     raw_size: Annotated[int, msgspec.Meta(ge=0, le=limits.RAW_SIZE_MAX)]
     chunk_size: Annotated[int, msgspec.Meta(ge=limits.CHUNK_SIZE_MIN, le=limits.CHUNK_SIZE_MAX)]
     source: Source
@@ -187,6 +187,8 @@ class Manifest:
                 )
             if int((flags & ~np.uint8(FLAGS_KNOWN)).max()):
                 raise ImageError("the manifest has chunk flags that this version does not know: use a newer ghostcast")
+            raw_digests = np.frombuffer(document.raw_digests, np.uint8).reshape(chunk_count, limits.DIGEST_SIZE)
+            _check_zero_chunks(document.raw_size, chunk_size, flags, raw_digests)
         return cls(
             image_id=document.image_id,
             name=document.name,
@@ -198,6 +200,30 @@ class Manifest:
             stored_digests=np.frombuffer(document.stored_digests, np.uint8).reshape(chunk_count, limits.DIGEST_SIZE),
             raw_digests=np.frombuffer(document.raw_digests, np.uint8).reshape(chunk_count, limits.DIGEST_SIZE),
             flags=flags,
+        )
+
+
+def _check_zero_chunks(
+    raw_size: int, chunk_size: int, flags: npt.NDArray[np.uint8], raw_digests: npt.NDArray[np.uint8]
+) -> None:
+    """Refuse a zero flag on a chunk that has another digest than zeros have: such a chunk is never requested or read.
+
+    Without this check a flag that lies would put zeros on thousands of disks, and every one of them would report them
+    verified. Cost: two hashes of at most one chunk each, and one comparison of 32 bytes a chunk.
+    """
+    if bool((flags == FLAGS_KNOWN).any()):
+        chunk_index = int((flags == FLAGS_KNOWN).argmax())
+        raise ImageError(f"the manifest calls chunk {chunk_index} both zero and unused; a chunk is at most one of them")
+    last_index = len(flags) - 1
+    last_size = raw_size - last_index * chunk_size
+    lying = (flags & FLAG_ZERO).astype(np.bool_)
+    for chunks, size in ((slice(0, last_index), chunk_size), (slice(last_index, None), last_size)):
+        if lying[chunks].any():
+            zero_digest = np.frombuffer(blake3.blake3(bytes(size)).digest(), np.uint8)
+            lying[chunks] &= (raw_digests[chunks] != zero_digest).any(axis=1)
+    if lying.any():
+        raise ImageError(
+            f"the manifest calls chunk {int(lying.argmax())} zero, but gives it another digest than zeros have"
         )
 
 
