@@ -1,0 +1,53 @@
+"""One chunk, one zstd frame: the only place that calls zstd.
+
+Knows frames and raw bytes; must not know files, digests or offsets. The invariant: what ``decode`` returns has exactly
+the size that was asked for, and nothing larger was ever allocated on a frame's word.
+"""
+
+from __future__ import annotations
+
+import zstandard
+
+from protocol.errors import ImageError
+
+LEVEL_DEFAULT = 3
+LEVEL_MIN = 1
+LEVEL_MAX = 22
+
+
+class FrameEncoder:
+    """Compresses chunks. Not safe for two threads at once: give each its own."""
+
+    def __init__(self, level: int = LEVEL_DEFAULT) -> None:
+        # The checksum costs 4 bytes and 5 % of the time (measured): without it plain ``zstd -d`` would restore a
+        # damaged image without a word, and plain ``zstd -d`` is what people will have in ten years.
+        self._compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+
+    def encode(self, raw: bytes | bytearray) -> bytes:
+        """Return one independent frame, its content size in its header. Releases the GIL."""
+        return self._compressor.compress(raw)
+
+
+class FrameDecoder:
+    """Decompresses chunks. Not safe for two threads at once: give each its own."""
+
+    def __init__(self) -> None:
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def decode(self, frame: bytes, raw_size: int) -> bytes:
+        """Return the ``raw_size`` bytes of one frame. Releases the GIL.
+
+        Raises:
+            ImageError: not one zstd frame, another size, or damaged; the message names no chunk, the caller knows it.
+        """
+        try:
+            # Checked first: the decompressor allocates whatever the header announces.
+            announced_size = zstandard.get_frame_parameters(frame).content_size
+            if announced_size != raw_size:
+                raise ImageError(f"its frame announces {announced_size} bytes instead of {raw_size}")
+            raw = self._decompressor.decompress(frame, max_output_size=raw_size, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise ImageError(f"its frame cannot be decompressed: {error}") from error
+        if len(raw) != raw_size:  # a skippable frame announces its payload's size and decompresses to nothing
+            raise ImageError(f"its frame decompresses to {len(raw)} bytes instead of {raw_size}")
+        return raw
