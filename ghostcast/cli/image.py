@@ -1,0 +1,323 @@
+"""``ghostcast image``: make images, look into them, check them, restore them without a network.
+
+Knows the command line and the terminal; the work is ``ghostcast.image``'s. What people read goes to standard error,
+what programs read (``--json``, ``info``) to standard output. Errors are raised, never printed: ``main`` turns each
+into one line and its exit status. Everything heavy is imported where it is used, so that ``--help`` comes at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ghostcast.cli.size import format_rate, format_size, parse_size
+from protocol import limits
+from protocol.errors import UsageError
+
+if TYPE_CHECKING:
+    from ghostcast.image.pipeline import Progress
+    from ghostcast.image.reader import ChunkError
+    from protocol.manifest import Manifest
+
+app = typer.Typer(
+    name="image",
+    help="Make, inspect, verify and restore images.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+_DAMAGED_SHOWN_MAX = 20
+"""Damaged chunks that people are shown; --json lists all."""
+
+_JSON_INTERVAL_S = 1.0
+
+_ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", help="The image file.", show_default=False)]
+_Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists already.")]
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")]
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "\b\n"
+    "  ghostcast image create /dev/sda golden.img.zst\n"
+    "  ghostcast image create disk.raw golden.img.zst --level 9 --name golden-2026\n"
+    "  qemu-img convert -O raw vm.qcow2 /dev/stdout | ghostcast image create - vm.img.zst"
+)
+def create(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A disk, a file, or - for standard input.", show_default=False)
+    ],
+    image: _ImagePath,
+    chunk_size: Annotated[
+        int,
+        typer.Option(
+            "--chunk-size",
+            metavar="SIZE",
+            parser=parse_size,
+            help="Raw bytes that are compressed, checked and written as one; 4KiB to 16MiB.",
+            show_default="1MiB",
+        ),
+    ] = limits.CHUNK_SIZE_DEFAULT,
+    level: Annotated[int, typer.Option("--level", help="zstd compression level, 1 (fast) to 22 (small).")] = 3,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The image's name.", show_default="the source's file name")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A note to keep in the image; repeatable.")
+    ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option("--architecture", help="What the disk's system runs on.", show_default="this machine's"),
+    ] = None,
+    force: _Force = False,
+    json_lines: _Json = False,
+) -> None:
+    """Make an image of a disk.
+
+    The image appears under its name when it is complete and flushed; zstd -d restores it too. A mounted disk is read
+    as it is at the moment: image a disk that is not in use.
+    """
+    import platform
+
+    from ghostcast.image.source import RawSource
+    from ghostcast.image.writer import ImageOptions, create_image
+
+    if str(image) == "-":
+        raise UsageError("an image cannot be written to standard output, for its end is written last: name a file")
+    options = ImageOptions(
+        chunk_size=chunk_size,
+        level=level,
+        name=name,
+        architecture=platform.machine() if architecture is None else architecture,
+        labels=_labels(label or []),
+    )
+    with RawSource.open(source) as raw:
+        start = time.monotonic()
+        with _progress("create", raw.size, json_lines) as progress:
+            manifest = create_image(raw, image, options, force=force, progress=progress)
+    _finish("created", image, image, manifest, start, json_lines)
+
+
+@app.command(epilog="Example:\n\n\b\n  ghostcast image info golden.img.zst --json | jq .raw_bytes")
+def info(image: _ImagePath, json_lines: _Json = False) -> None:
+    """Show what an image says about itself. Reads no chunk: ``verify`` does."""
+    import datetime
+
+    from ghostcast.image.reader import ImageFile
+
+    with ImageFile.open(image) as opened:
+        manifest = opened.manifest
+    facts = _facts(image, manifest)
+    if json_lines:
+        _print_json(facts)
+        return
+    source = manifest.source
+    created = datetime.datetime.fromtimestamp(manifest.created, datetime.UTC)
+    rows = {
+        "name": manifest.name,
+        "id": facts["id"],
+        "created": f"{created:%Y-%m-%d %H:%M:%S} UTC",
+        "disk": f"{format_size(manifest.raw_size)} ({manifest.raw_size} bytes)",
+        "compressed": f"{format_size(manifest.stream_size)} ({manifest.stream_size} bytes{_ratio(manifest)})",
+        "chunks": f"{manifest.chunk_count} of {format_size(manifest.chunk_size)}, {facts['chunks_zero']} zero, "
+        f"{facts['chunks_unused']} unused",
+        "source": " ".join(filter(None, (source.kind, source.path, source.host and f"on {source.host}"))),
+        "architecture": source.architecture,
+        "sector size": source.sector_size or "",
+        **{f"label {key}": value for key, value in source.labels.items()},
+    }
+    for title, value in rows.items():
+        if value != "":
+            # Names come from a file that anybody may have made: a terminal must not obey them.
+            print(f"{_printable(title):<14}{_printable(str(value))}")
+
+
+@app.command(epilog="Example:\n\n\b\n  ghostcast image verify golden.img.zst && echo good")
+def verify(image: _ImagePath, json_lines: _Json = False) -> None:
+    """Check every byte of an image.
+
+    Names the chunks that are damaged; the exit status is 6 if there are any.
+    """
+    from ghostcast.image.reader import ImageFile
+    from ghostcast.image.verify import verify_image
+
+    with ImageFile.open(image) as opened:
+        manifest = opened.manifest
+        start = time.monotonic()
+        with _progress("verify", manifest.raw_size, json_lines) as progress:
+            verify_image(opened, damaged=_damage_printer(json_lines), progress=progress)
+    _finish("verified", image, image, manifest, start, json_lines)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "\b\n"
+    "  ghostcast image extract golden.img.zst /dev/sdb\n"
+    "  ghostcast image extract golden.img.zst disk.raw\n"
+    "  zstd -d golden.img.zst -o disk.raw        (without ghostcast)"
+)
+def extract(
+    image: _ImagePath,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A disk, or a file to make.", show_default=False)],
+    force: _Force = False,
+    json_lines: _Json = False,
+) -> None:
+    """Restore an image to a disk or a file.
+
+    Every byte is checked before it is written. A disk is overwritten without a question, unless something uses it. A
+    file gets holes where the disk is zero, and appears under its name when it is complete.
+    """
+    from ghostcast.image.extract import extract_image
+    from ghostcast.image.reader import ImageFile
+
+    if str(target) == "-":
+        raise UsageError(f"a disk cannot be restored to standard output; zstd -dc {image} does that")
+    with ImageFile.open(image) as opened:
+        manifest = opened.manifest
+        start = time.monotonic()
+        with _progress("extract", manifest.raw_size, json_lines) as progress:
+            extract_image(opened, target, force=force, progress=progress)
+    _finish("extracted", target, image, manifest, start, json_lines)
+
+
+def _labels(texts: list[str]) -> dict[str, str]:
+    labels = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"{text!r} is not of the form KEY=VALUE", param_hint="--label")
+        labels[key] = value
+    return labels
+
+
+def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
+    """Return what ``info --json`` prints; the keys are a contract."""
+    import msgspec
+
+    from protocol.manifest import FLAG_UNUSED, FLAG_ZERO
+
+    return {
+        "image": str(path),
+        "id": manifest.image_id.hex(),
+        "name": manifest.name,
+        "created": manifest.created,
+        "raw_bytes": manifest.raw_size,
+        "stored_bytes": manifest.stream_size,
+        "chunk_bytes": manifest.chunk_size,
+        "chunks": manifest.chunk_count,
+        "chunks_zero": int(((manifest.flags & FLAG_ZERO) != 0).sum()),
+        "chunks_unused": int(((manifest.flags & FLAG_UNUSED) != 0).sum()),
+        "source": msgspec.to_builtins(manifest.source),
+    }
+
+
+def _ratio(manifest: Manifest) -> str:
+    return f", {manifest.raw_size / manifest.stream_size:.2f}:1" if manifest.stream_size else ""
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def _finish(done: str, path: Path, image: Path, manifest: Manifest, start: float, json_lines: bool) -> None:
+    """Print the one line that says what was done to ``path``."""
+    seconds = time.monotonic() - start
+    if json_lines:
+        _print_json({"event": done, "path": str(path), "seconds": round(seconds, 3), **_facts(image, manifest)})
+        return
+    print(
+        f"{path}: {done}: {format_size(manifest.raw_size)} of disk, {format_size(manifest.stream_size)} compressed"
+        f"{_ratio(manifest)}, {manifest.chunk_count} chunks, {seconds:.1f} s, "
+        f"{format_rate(manifest.raw_size / max(seconds, 1e-9))} of disk",
+        file=sys.stderr,
+    )
+
+
+def _damage_printer(json_lines: bool) -> Callable[[ChunkError], None]:
+    shown = 0
+
+    def show(error: ChunkError) -> None:
+        nonlocal shown
+        start, end = error.stored_range
+        if json_lines:
+            _print_json(
+                {
+                    "event": "damaged",
+                    "chunk": error.chunk_index,
+                    "stored_range": [start, end],
+                    "reason": error.reason,
+                }
+            )
+            return
+        shown += 1
+        if shown <= _DAMAGED_SHOWN_MAX:
+            print(f"chunk {error.chunk_index} (file bytes {start} to {end}): {error.reason}", file=sys.stderr)
+        elif shown == _DAMAGED_SHOWN_MAX + 1:
+            print("more chunks are damaged; --json lists them all", file=sys.stderr)
+
+    return show
+
+
+@contextlib.contextmanager
+def _progress(action: str, raw_size: int | None, json_lines: bool) -> Generator[Progress | None, None, None]:
+    """Give a callback that shows how far it is: JSON lines, a bar on a terminal, or nothing."""
+    if json_lines:
+        yield _json_progress(action, raw_size)
+        return
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(action, total=raw_size)
+        yield lambda raw_done, stored_done: bar.update(task, completed=raw_done)
+
+
+def _json_progress(action: str, raw_size: int | None) -> Progress:
+    due = time.monotonic() + _JSON_INTERVAL_S
+
+    def show(raw_done: int, stored_done: int) -> None:
+        nonlocal due
+        if time.monotonic() < due:
+            return
+        due = time.monotonic() + _JSON_INTERVAL_S
+        _print_json(
+            {
+                "event": "progress",
+                "action": action,
+                "raw_bytes": raw_done,
+                "raw_bytes_total": raw_size,
+                "stored_bytes": stored_done,
+            }
+        )
+
+    return show

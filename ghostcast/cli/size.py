@@ -1,0 +1,76 @@
+"""Sizes and rates as people write them. The only place that knows their units; inside, sizes are bytes, rates bytes/s.
+
+Sizes are binary whatever the spelling (``1M`` = ``1MiB`` = 1048576), because chunks and disks are powers of two. Rates
+are decimal bits (``800Mbit`` = 800 million bits a second), because links are sold so, unless bytes are spelt out
+(``100MB/s``, ``100MiB/s``).
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+import typer
+
+_PREFIXES = ("", "k", "m", "g", "t", "p")
+_NUMBER = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([a-z/]*)\s*", re.IGNORECASE)
+_SIZE_UNIT = re.compile(r"(?:([kmgtp])i?)?b?", re.IGNORECASE)
+_BIT_RATE_UNIT = re.compile(r"([kmgtp]?)(?:bits?(?:/s)?|b(?:/s)?|bps)?", re.IGNORECASE)
+_BYTE_RATE_UNIT = re.compile(r"([kmgtpKMGTP]?)(i?)B(?:/s|ps)?")
+
+
+def parse_size(text: str | int) -> int:
+    """Return the bytes that ``text`` means: ``4096``, ``256k``, ``1MiB``, ``1.5G``; an option's default may be an int.
+
+    Raises:
+        typer.BadParameter: not a size, or not a whole number of bytes.
+    """
+    match = _NUMBER.fullmatch(str(text))
+    unit = _SIZE_UNIT.fullmatch(match[2]) if match else None
+    if match is None or unit is None:
+        raise typer.BadParameter(f"{text!r} is not a size; write bytes, or a number with k, M, G or T, such as 1MiB")
+    size = Fraction(match[1]) * 1024 ** _PREFIXES.index((unit[1] or "").lower())
+    if size.denominator != 1:
+        raise typer.BadParameter(f"{text!r} is not a whole number of bytes")
+    return int(size)
+
+
+def parse_rate(text: str) -> int:
+    """Return the bytes per second that ``text`` means: ``800Mbit``, ``1.5Gbit/s``, ``100MB/s``, ``100MiB/s``.
+
+    Raises:
+        typer.BadParameter: not a rate, without a unit, or less than one byte a second.
+    """
+    match = _NUMBER.fullmatch(text)
+    if match is None or not match[2]:
+        raise typer.BadParameter(f"{text!r} is not a rate; write a number with a unit, such as 800Mbit or 100MB/s")
+    if unit := _BYTE_RATE_UNIT.fullmatch(match[2]):
+        factor = (1024 if unit[2] else 1000) ** _PREFIXES.index(unit[1].lower())
+        rate = Fraction(match[1]) * factor
+    elif unit := _BIT_RATE_UNIT.fullmatch(match[2]):
+        rate = Fraction(match[1]) * 1000 ** _PREFIXES.index(unit[1].lower()) / 8
+    else:
+        raise typer.BadParameter(f"{text!r} is not a rate; units are kbit, Mbit, Gbit, MB/s and MiB/s")
+    if rate < 1:
+        raise typer.BadParameter(f"{text!r} is less than one byte a second")
+    return int(rate)
+
+
+def format_size(size: int) -> str:
+    """Return a size as people read it, such as ``1.5 GiB``."""
+    return _format(size, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
+
+
+def format_rate(rate_bytes_per_s: float) -> str:
+    """Return a rate as people read it, such as ``940 Mbit/s``."""
+    return _format(rate_bytes_per_s * 8, 1000, ("bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"))
+
+
+def _format(value: float, step: int, units: tuple[str, ...]) -> str:
+    index = 0
+    while value >= step and index < len(units) - 1:
+        value /= step
+        index += 1
+    # Three digits; whole units below the first step.
+    digits = 0 if index == 0 or value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {units[index]}"
