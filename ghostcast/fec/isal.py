@@ -1,4 +1,4 @@
-"""ISA-L, Intel's erasure kernel, through ctypes: 6 to 18 GB/s of source data a core where numpy reaches 0.2.
+"""ISA-L, Intel's erasure kernel, through ctypes: 6 to 18 GB/s of source data a core where numpy reaches 0.3.
 
 Knows the library's two functions, where copies of it live and which copy is newer; must not know whether a person asked
 for another kernel (``kernel``). The invariant: an ``IsalKernel`` that exists has computed, in this process and on this
@@ -11,6 +11,7 @@ import ctypes
 import ctypes.util
 import functools
 import importlib.metadata
+import platform
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,9 +20,6 @@ import numpy.typing as npt
 
 from protocol.field import Bytes
 from protocol.reed_solomon import Combination, NumpyKernel, SymbolRows, check_operands
-
-_SONAMES = ("libisal.so.2", "libisal.2.dylib")
-"""The interface version whose two functions are used here; a later one would be another interface."""
 
 _COEFFICIENTS = 256
 
@@ -74,7 +72,11 @@ class IsalKernel:
         """Return ``coefficients`` uint8[rows, count] expanded into the library's tables (1.5 µs for 6 x 128)."""
         rows, count = coefficients.shape
         assert count > 0
-        tables = self._entries.take(coefficients, axis=0)
+        entry_size = self._entries.shape[1]
+        # Room for the largest entries, as the interface asks, so that no path of the library can read beyond.
+        tables = np.empty(rows * count * _TABLE_ENTRY_SIZE_MAX, np.uint8)
+        filled = tables[: rows * count * entry_size].reshape(rows, count, entry_size)
+        self._entries.take(coefficients, axis=0, out=filled, mode="clip")  # "raise" would fill a copy first
         encode = self._encode
 
         def combine(inputs: SymbolRows, outputs: SymbolRows) -> None:
@@ -111,7 +113,7 @@ class IsalKernel:
         """Compare with the numpy kernel. Raises ``IsalUnusableError`` on the first byte that differs.
 
         The library has code of its own for 1 to 6 outputs and puts larger matrices together from these; symbol sizes
-        around 64 bytes take its whole-vector and its tail paths. Symbols lie at odd strides; a byte written beside
+        around 64 bytes take its paths for whole vectors, for tails and for less than a vector. Symbols lie at odd strides; a byte written beside
         the outputs is an error as well.
         """
         random = np.random.default_rng(5510)
@@ -122,6 +124,7 @@ class IsalKernel:
             (4, 17, 1440),
             (5, 2, 127),
             (6, 64, 160),
+            (6, 16, 32),
             (13, 9, 200),
         ):
             matrix = random.integers(0, _COEFFICIENTS, (rows, count), np.uint8)
@@ -153,8 +156,13 @@ def find_kernel() -> IsalKernel:
 
 
 def libraries() -> Iterator[str]:
-    """Yield where ISA-L may be: names that the dynamic loader knows, then paths inside the pyeclib wheel."""
-    yield from _SONAMES
+    """Yield where ISA-L may be: what the dynamic loader finds, then the copies inside the pyeclib wheel."""
+    if platform.system() == "Darwin":
+        # The loader does not look where Homebrew installs; find_library does.
+        yield ctypes.util.find_library("isal") or "libisal.2.dylib"
+    else:
+        # Interface 2 is the one used here. find_library would ask ldconfig, in a process, what the loader knows.
+        yield "libisal.so.2"
     try:
         files = importlib.metadata.files("pyeclib") or []
     except importlib.metadata.PackageNotFoundError:

@@ -7,6 +7,8 @@ each, in the place of a loaded one.
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
+import importlib.metadata
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -282,3 +284,28 @@ def test_why_no_library_serves_is_said_for_each(monkeypatch: pytest.MonkeyPatch)
 def test_a_library_without_the_functions_is_refused() -> None:
     with pytest.raises(IsalUnusableError, match="ec_init_tables"):
         IsalKernel(ctypes.util.find_library("c") or "libc.so.6")
+
+
+def test_the_loader_is_asked_first_and_then_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    bundled = importlib.metadata.PackagePath("pyeclib.libs/libisal-1234.so.2.0.32")
+    bundled.dist = importlib.metadata.distribution("numpy")
+    other = importlib.metadata.PackagePath("pyeclib.libs/liberasurecode.so.1")
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: [other, bundled] if name == "pyeclib" else None)
+    system, wheel = isal.libraries()
+    assert system == "libisal.so.2"
+    assert wheel.endswith("/pyeclib.libs/libisal-1234.so.2.0.32")
+
+
+def test_homebrew_is_searched_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: f"/opt/homebrew/lib/lib{name}.dylib")
+    assert next(isal.libraries()) == "/opt/homebrew/lib/libisal.dylib"
+
+
+def test_a_missing_wheel_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def files(name: str) -> list[importlib.metadata.PackagePath]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", files)
+    assert len(list(isal.libraries())) == 1
