@@ -113,8 +113,8 @@ class IsalKernel:
         """Compare with the numpy kernel. Raises ``IsalUnusableError`` on the first byte that differs.
 
         The library has code of its own for 1 to 6 outputs and puts larger matrices together from these; symbol sizes
-        around 64 bytes take its paths for whole vectors, for tails and for less than a vector. Symbols lie at odd strides; a byte written beside
-        the outputs is an error as well.
+        around 64 bytes take its paths for whole vectors, for tails and for less than a vector. Symbols lie at odd
+        strides; a byte written beside the outputs is an error as well.
         """
         random = np.random.default_rng(5510)
         for rows, count, size in (
