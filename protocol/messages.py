@@ -18,7 +18,7 @@ from protocol import limits, wire
 U8 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 8)]
 U16 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
 U32 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
-U63 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+U63 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Name = Annotated[str, msgspec.Meta(max_length=limits.NAME_LENGTH_MAX)]
 Host = Annotated[str, msgspec.Meta(max_length=limits.HOST_LENGTH_MAX)]
 Reason = Annotated[str, msgspec.Meta(max_length=limits.REASON_LENGTH_MAX)]
@@ -89,7 +89,7 @@ class Join(Message, frozen=True, array_like=True, tag=3):
     """Random for each start of the receiver, so that a restart is told from a repeat."""
     host: Host
     target: Reason
-    target_size: Annotated[int, msgspec.Meta(ge=-1, lt=1 << 63)]
+    target_size: Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
     """Capacity in bytes, -1 for a file that can grow."""
     link_rate: U63
     """Bytes per second of the receiver's interface, 0 where unknown."""

@@ -231,6 +231,11 @@ class SenderSession:
         return self._round_trip.value_ns
 
     @property
+    def started(self) -> bool:
+        """Whether sending has begun."""
+        return self.state is not SessionState.WAITING
+
+    @property
     def finished(self) -> bool:
         """Whether the session is over and its last word was said."""
         return self.ended is not None and self._ends_left == 0

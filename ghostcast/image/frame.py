@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zstandard
 
+from protocol import limits
 from protocol.errors import ImageError
 
 LEVEL_DEFAULT = 3
@@ -34,7 +35,7 @@ class FrameDecoder:
     def __init__(self) -> None:
         self._decompressor = zstandard.ZstdDecompressor()
 
-    def decode(self, frame: bytes, raw_size: int) -> bytes:
+    def decode(self, frame: bytes | memoryview, raw_size: int) -> bytes:
         """Return the ``raw_size`` bytes of one frame. Releases the GIL.
 
         Raises:
@@ -42,9 +43,15 @@ class FrameDecoder:
         """
         try:
             # Checked first: the decompressor allocates whatever the header announces.
-            announced_size = zstandard.get_frame_parameters(frame).content_size
-            if announced_size != raw_size:
-                raise ImageError(f"its frame announces {announced_size} bytes instead of {raw_size}")
+            parameters = zstandard.get_frame_parameters(frame)
+            if parameters.content_size != raw_size:
+                raise ImageError(f"its frame announces {parameters.content_size} bytes instead of {raw_size}")
+            # We need no window to decompress a frame at once, but ``zstd -d`` does and refuses a large one.
+            if parameters.window_size > limits.CHUNK_SIZE_MAX:
+                raise ImageError(
+                    f"its frame asks for a window of {parameters.window_size} bytes; "
+                    f"at most {limits.CHUNK_SIZE_MAX} are allowed"
+                )
             raw = self._decompressor.decompress(frame, max_output_size=raw_size, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise ImageError(f"its frame cannot be decompressed: {error}") from error

@@ -1,0 +1,218 @@
+"""Fetching datagrams from the kernel, many at a time, and offering them as numpy columns.
+
+A ``Receiver`` owns preallocated slots of memory. One ``fetch`` fills them with one recvmmsg; where the kernel joins the
+datagrams of a flow (UDP GRO), a slot holds up to a batch of them. The headers of all are then columns of one array, and
+the payloads move to their buffer rows in a few large copies. Nothing here handles one datagram at a time in Python.
+
+Falls back to one recv call a datagram, still collected into the same arrays, where recvmmsg is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import select
+import socket
+
+import numpy as np
+import numpy.typing as npt
+
+from ghostcast.net import libc
+from ghostcast.net.sockets import SOL_UDP, UDP_GRO
+from protocol import wire
+
+SLOT_COUNT = 64
+"""Slots with GRO: 64 batches of 44 datagrams are 4 MB, 3 ms at 10 Gbit/s."""
+
+SLOT_COUNT_SINGLE = 1024
+"""Slots without GRO: as many datagrams as one fetch takes then."""
+
+SLOT_SIZE = 65_536
+SLOT_SPACING = SLOT_SIZE + 4096 + 64
+"""Distance of slots: an odd number of cache lines, so that the fronts of all slots do not share cache sets."""
+
+MSG_DONTWAIT = 0x40
+_CMSG_SIZE = 32
+_CMSG = np.dtype([("length", np.uint64), ("level", np.int32), ("type", np.int32), ("value", np.int32)])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """What one fetch brought. Valid until the next fetch."""
+
+    headers: npt.NDArray[np.void]
+    """``wire.DATA_HEADER[n]``: the first 32 bytes of every datagram of data size, foreign ones included."""
+    control: list[bytes]
+    """Datagrams of any other size."""
+    messages: int
+    """How many slots were filled."""
+    full: bool
+    """All slots were filled: more is probably waiting."""
+    segments_max: int
+    """Most data datagrams in one slot."""
+    slots: npt.NDArray[np.int64]
+    """``int64[n]``: the slot that each header's datagram lies in."""
+    segments: npt.NDArray[np.int64]
+    """``int64[n]``: its place within the slot."""
+
+
+class BatchReceiver:
+    """Receives datagrams of one size on one socket. Not thread-safe: one thread owns it."""
+
+    def __init__(self, opened: socket.socket, symbol_size: int, waker: socket.socket) -> None:
+        """Prepare the slots.
+
+        Args:
+            opened: a non-blocking UDP socket, bound and joined; it stays the caller's to close.
+            symbol_size: payload bytes of a data datagram.
+            waker: a non-blocking socket; anything that arrives on it ends a ``wait`` early.
+        """
+        self._socket = opened
+        self._waker = waker
+        self._datagram_size = wire.DATA_HEADER_SIZE + symbol_size
+        self._poll = select.poll()
+        self._poll.register(opened.fileno(), select.POLLIN)
+        self._poll.register(waker.fileno(), select.POLLIN)
+        self.offload = libc.HAVE_RECVMMSG and self._join_segments()
+        """Whether the kernel joins datagrams into batches."""
+        self.slot_count = SLOT_COUNT if self.offload else SLOT_COUNT_SINGLE
+        spacing = SLOT_SPACING if self.offload else -(-self._datagram_size // 64) * 64 + 64
+        self._segments_max = max(1, SLOT_SIZE // self._datagram_size) if self.offload else 1
+        self._slot_size = SLOT_SIZE if self.offload else self._datagram_size + 1
+        self._memory = np.zeros((self.slot_count, max(spacing, self._slot_size)), np.uint8)
+        self._control_memory = np.zeros((self.slot_count, _CMSG_SIZE), np.uint8)
+        self._control = self._control_memory[:, : _CMSG.itemsize].view(_CMSG)[:, 0]
+        data = self._segments_max * self._datagram_size
+        by_segment = self._memory[:, :data].reshape(self.slot_count, self._segments_max, self._datagram_size)
+        self._payloads = by_segment[:, :, wire.DATA_HEADER_SIZE :]
+        self._headers = by_segment[:, :, : wire.DATA_HEADER_SIZE].view(wire.DATA_HEADER)[:, :, 0]
+        self._vectors = np.zeros(self.slot_count, libc.IOVEC)
+        self._messages = np.zeros(self.slot_count, libc.MMSGHDR)
+        self._prepare()
+        self._joined_average = 1.0
+
+    def _join_segments(self) -> bool:
+        try:
+            self._socket.setsockopt(SOL_UDP, UDP_GRO, 1)
+        except OSError:
+            return False
+        return True
+
+    def _prepare(self) -> None:
+        slots = np.arange(self.slot_count, dtype=np.uint64)
+        memory = self._memory.__array_interface__["data"][0]
+        self._vectors["base"] = memory + slots * np.uint64(self._memory.strides[0])
+        self._vectors["length"] = self._slot_size
+        header = self._messages["header"]
+        header["vector"] = self._vectors.__array_interface__["data"][0] + slots * np.uint64(libc.IOVEC.itemsize)
+        header["vector_length"] = 1
+        if self.offload:
+            control = self._control_memory.__array_interface__["data"][0]
+            header["control"] = control + slots * np.uint64(_CMSG_SIZE)
+            header["control_length"] = _CMSG_SIZE
+        self._messages_address = self._messages.__array_interface__["data"][0]
+
+    @property
+    def joined_average(self) -> float:
+        """How many datagrams one kernel buffer held on average lately: what one kernel drop stands for."""
+        return self._joined_average
+
+    def wait(self, timeout_ms: float) -> None:
+        """Wait until something can be fetched, the waker is used, or the time is over."""
+        self._poll.poll(max(timeout_ms, 0))
+        with contextlib.suppress(BlockingIOError):
+            self._waker.recv(4096)
+
+    def fetch(self) -> Batch | None:
+        """Fetch what is waiting, up to all slots; None if nothing is."""
+        count = self._receive()
+        if count == 0:
+            return None
+        lengths = self._messages["length"][:count].astype(np.int64)
+        size = self._datagram_size
+        pieces = np.full(count, size, np.int64)
+        if self.offload:
+            joined = (self._control["level"][:count] == SOL_UDP) & (
+                self._messages["header"]["control_length"][:count] > 0
+            )
+            pieces = np.where(joined, self._control["value"][:count], lengths)
+            self._messages["header"]["control_length"][:count] = _CMSG_SIZE
+        whole = np.where(pieces == size, np.minimum(lengths // size, self._segments_max), 0)
+        control = self._other_datagrams(lengths, pieces, whole) if np.any(whole * size != lengths) else []
+        most = int(whole.max())
+        if most == 0:
+            return Batch(np.empty(0, wire.DATA_HEADER), control, count, count == self.slot_count, 0, _NONE, _NONE)
+        slots, segments = np.nonzero(np.arange(most) < whole[:, None])
+        self._joined_average += 0.05 * (len(slots) / count - self._joined_average)
+        return Batch(self._headers[slots, segments], control, count, count == self.slot_count, most, slots, segments)
+
+    def _receive(self) -> int:
+        if libc.HAVE_RECVMMSG:
+            try:
+                return libc.recvmmsg(self._socket.fileno(), self._messages_address, self.slot_count, MSG_DONTWAIT)
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EINTR, errno.ECONNREFUSED, errno.ENETDOWN):
+                    return 0
+                raise
+        count = 0
+        while count < self.slot_count:
+            try:
+                self._messages["length"][count] = self._socket.recv_into(self._memory[count, : self._slot_size].data)
+            except (BlockingIOError, InterruptedError):
+                break
+            count += 1
+        return count
+
+    def _other_datagrams(
+        self, lengths: npt.NDArray[np.int64], pieces: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]
+    ) -> list[bytes]:
+        """Return datagrams that are not of data size: control messages, and a shorter one at the end of a batch."""
+        found: list[bytes] = []
+        for slot in np.flatnonzero(whole * self._datagram_size != lengths).tolist():
+            length, piece = int(lengths[slot]), max(int(pieces[slot]), 1)
+            start = int(whole[slot]) * self._datagram_size
+            while start < length and len(found) < 4 * self.slot_count:
+                stop = min(start + piece, length)
+                found.append(self._memory[slot, start:stop].tobytes())
+                start = stop
+        return found
+
+    def scatter(
+        self,
+        batch: Batch,
+        indices: npt.NDArray[np.int64] | None,
+        rows: npt.NDArray[np.int64],
+        buffer: npt.NDArray[np.uint8],
+    ) -> None:
+        """Copy payloads to their rows.
+
+        Args:
+            batch: the last fetch.
+            indices: ``int64[n]``: which of its datagrams; None for all in order.
+            rows: ``int64[n]``: the row of ``buffer`` for each.
+            buffer: ``uint8[row_count, symbol_size]``.
+        Cost:
+            One copy at 15 to 25 GB/s (measured, 1440-byte symbols); one numpy call a slot where slots are ragged.
+        """
+        if indices is None and len(rows) == batch.messages * batch.segments_max:
+            payloads = self._payloads[: batch.messages, : batch.segments_max]
+            buffer[rows.reshape(batch.messages, batch.segments_max)] = payloads
+            return
+        # Slot by slot: a slice of a slot is a plain strided view, while one fancy index over all slots would copy
+        # every payload twice.
+        slots, segments = batch.slots, batch.segments
+        if indices is not None:
+            slots, segments = slots[indices], segments[indices]
+        edges = np.flatnonzero(np.diff(slots)) + 1
+        starts = [0, *edges.tolist()]
+        stops = [*edges.tolist(), len(slots)]
+        for start, stop in zip(starts, stops, strict=True):
+            payloads = self._payloads[slots[start]]
+            if indices is None:
+                buffer[rows[start:stop]] = payloads[: stop - start]
+            else:
+                buffer[rows[start:stop]] = payloads[segments[start:stop]]
+
+
+_NONE: npt.NDArray[np.int64] = np.empty(0, np.int64)

@@ -1,0 +1,87 @@
+"""The system calls that Python does not offer in batches: recvmmsg, sendmmsg, preadv over a prepared vector.
+
+Knows structure layouts and nothing of ghostcast. Every call releases the GIL. Where the C library lacks a call the name
+is None, and the caller falls back. Layouts are those of 64-bit Linux; elsewhere the calls count as lacking.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import sys
+from typing import Any
+
+import numpy as np
+
+IOVEC = np.dtype([("base", np.uint64), ("length", np.uint64)])
+"""struct iovec."""
+
+MSGHDR = np.dtype(
+    {
+        "names": ["name", "name_length", "vector", "vector_length", "control", "control_length", "flags"],
+        "formats": [np.uint64, np.uint32, np.uint64, np.uint64, np.uint64, np.uint64, np.int32],
+        "offsets": [0, 8, 16, 24, 32, 40, 48],
+        "itemsize": 56,
+    }
+)
+"""struct msghdr."""
+
+MMSGHDR = np.dtype({"names": ["header", "length"], "formats": [MSGHDR, np.uint32], "offsets": [0, 56], "itemsize": 64})
+"""struct mmsghdr."""
+
+_USABLE = sys.platform == "linux" and struct.calcsize("P") == 8
+_LIBC: Any = ctypes.CDLL(None, use_errno=True) if _USABLE else None
+
+
+def _function(name: str, *arguments: Any) -> Any:
+    function = getattr(_LIBC, name, None) if _LIBC is not None else None
+    if function is not None:
+        function.argtypes = arguments
+        function.restype = ctypes.c_ssize_t if name == "preadv" else ctypes.c_int
+    return function
+
+
+_recvmmsg = _function("recvmmsg", ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
+_sendmmsg = _function("sendmmsg", ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+_preadv = _function("preadv", ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64)
+
+HAVE_RECVMMSG = _recvmmsg is not None
+HAVE_SENDMMSG = _sendmmsg is not None
+HAVE_PREADV = _preadv is not None
+
+IOV_MAX = 1024
+"""Most vectors one preadv takes (UIO_MAXIOV)."""
+
+
+def recvmmsg(descriptor: int, headers: int, count: int, flags: int) -> int:
+    """Receive up to ``count`` messages into the ``MMSGHDR`` array at address ``headers``; returns how many came.
+
+    Raises:
+        OSError: with its errno; BlockingIOError where nothing is waiting.
+    """
+    received: int = _recvmmsg(descriptor, headers, count, flags, None)
+    if received < 0:
+        _raise()
+    return received
+
+
+def sendmmsg(descriptor: int, headers: int, count: int, flags: int) -> int:
+    """Send ``count`` messages from the ``MMSGHDR`` array at address ``headers``; returns how many went."""
+    sent: int = _sendmmsg(descriptor, headers, count, flags)
+    if sent < 0:
+        _raise()
+    return sent
+
+
+def preadv(descriptor: int, vectors: int, count: int, offset: int) -> int:
+    """Read into the ``IOVEC`` array at address ``vectors``; returns how many bytes were read."""
+    read: int = _preadv(descriptor, vectors, count, offset)
+    if read < 0:
+        _raise()
+    return read
+
+
+def _raise() -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number))

@@ -1,0 +1,176 @@
+"""Handing a buffer of equally long datagrams to the kernel, many at a time, at a given pace.
+
+Knows the kernel's batch interfaces: UDP segmentation offload (one call, one buffer, up to 64 datagrams), sendmmsg where
+that is missing, one call a datagram where both are. Must not know what the datagrams mean, but fills in the send time
+that every datagram carries, since only the moment of sending is the truth.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from ghostcast.net import libc
+from ghostcast.net.sockets import SOL_UDP, UDP_SEGMENT
+from protocol.errors import UsageError
+from protocol.wire import SENT_US_OFFSET
+
+SEGMENTS_MAX = 64
+"""UDP_MAX_SEGMENTS of older kernels; newer ones take 128."""
+
+BATCH_SIZE_MAX = 65_507
+"""Largest UDP payload over IPv4: a segmented batch counts as one datagram until it is cut."""
+
+REFUSED_SLEEP_S = 0.001
+"""How long to leave a full queue or a lost link alone."""
+
+SLEEP_MIN_S = 100e-6
+"""A shorter sleep is not one: the scheduler takes about as long."""
+
+
+class Pacer:
+    """A token bucket whose rate may change at any time. Its depth is one batch, plus what a late wake-up missed."""
+
+    def __init__(self) -> None:
+        self._due = time.monotonic()
+
+    def wait(self, size: int, rate_bytes_per_s: float) -> None:
+        """Sleep until ``size`` more bytes may be sent, then account for them."""
+        now = time.monotonic()
+        behind = now - self._due
+        if behind > 0.002:
+            # Time that was not used is gone: catching up more than 2 ms would be a burst.
+            self._due = now - 0.002
+        elif -behind > SLEEP_MIN_S:
+            time.sleep(-behind)
+        self._due += size / rate_bytes_per_s
+
+
+class BatchSender:
+    """Sends rows of ``uint8[n, datagram_size]`` to one group. Not thread-safe: one thread owns it."""
+
+    def __init__(self, opened: socket.socket, group: str, port: int, datagram_size: int) -> None:
+        """Prepare to send.
+
+        Args:
+            opened: a socket from ``sockets.open_data_sender``; it stays the caller's to close.
+            group: the data group.
+            port: its port.
+            datagram_size: bytes of every row.
+        """
+        try:
+            opened.connect((group, port))
+        except OSError as error:
+            raise UsageError(
+                f"cannot send to group {group}: {error.strerror}; a route is missing: ip route add 224.0.0.0/4 dev IF"
+            ) from error
+        self._socket = opened
+        self._datagram_size = datagram_size
+        self._pacer = Pacer()
+        self.batch_count = max(1, min(SEGMENTS_MAX, BATCH_SIZE_MAX // datagram_size))
+        self.offload = _segmentation_known(opened, datagram_size)
+        """Whether the kernel cuts batches into datagrams itself."""
+        self._ancillary = [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", datagram_size))]
+        self._vectors = np.zeros(self.batch_count, libc.IOVEC)
+        self._vectors["length"] = datagram_size
+        self._messages = np.zeros(self.batch_count, libc.MMSGHDR)
+        start = self._vectors.__array_interface__["data"][0]
+        self._messages["header"]["vector"] = start + np.arange(self.batch_count, dtype=np.uint64) * np.uint64(16)
+        self._messages["header"]["vector_length"] = 1
+        self.bytes_sent = 0
+        self.datagrams_refused = 0
+        """Datagrams that the kernel did not take: full queue, or the link was down."""
+
+    def send_control(self, datagram: bytes) -> None:
+        """Send one datagram of any size to the group, send time filled in."""
+        stamped = bytearray(datagram)
+        struct.pack_into(">I", stamped, SENT_US_OFFSET, _now_us())
+        if self._attempt(lambda: self._socket.send(stamped), 1):
+            self.bytes_sent += len(stamped)
+
+    def send_rows(
+        self, rows: npt.NDArray[np.uint8], rate: Callable[[], float], stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Send every row in order, paced.
+
+        Args:
+            rows: ``uint8[n, datagram_size]``, contiguous.
+            rate: returns the pace in UDP payload bytes per second; asked before every batch, so that it may change.
+            stop: returns whether to leave the rest; asked before every batch.
+        """
+        stamps = rows[:, SENT_US_OFFSET : SENT_US_OFFSET + 4]
+        for start in range(0, len(rows), self.batch_count):
+            if stop():
+                return
+            batch = rows[start : start + self.batch_count]
+            self._pacer.wait(batch.nbytes, rate())
+            stamps[start : start + self.batch_count] = np.frombuffer(struct.pack(">I", _now_us()), np.uint8)
+            if self._attempt(lambda: self._send_batch(batch), len(batch)):  # noqa: B023 (called at once)
+                self.bytes_sent += batch.nbytes
+
+    def _send_batch(self, batch: npt.NDArray[np.uint8]) -> None:
+        if self.offload:
+            try:
+                self._socket.sendmsg((batch.data,), self._ancillary)
+                return
+            except OSError as error:
+                # A device without checksum offload, or a tunnel, refuses segmentation only when it is tried.
+                if error.errno not in (errno.EIO, errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
+                self.offload = False
+        if libc.HAVE_SENDMMSG:
+            base = batch.__array_interface__["data"][0]
+            self._vectors["base"][: len(batch)] = base + np.arange(len(batch), dtype=np.uint64) * np.uint64(
+                self._datagram_size
+            )
+            address = self._messages.__array_interface__["data"][0]
+            sent = 0
+            while sent < len(batch):
+                sent += libc.sendmmsg(
+                    self._socket.fileno(), address + sent * libc.MMSGHDR.itemsize, len(batch) - sent, 0
+                )
+            return
+        for row in batch:
+            self._socket.send(row.data)
+
+    def _attempt(self, send: Callable[[], object], count: int) -> bool:
+        """Send; what a full queue or a lost link refuses is counted and left to repair."""
+        try:
+            send()
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                raise UsageError(
+                    f"a datagram of {self._datagram_size} bytes does not fit the interface: was its MTU lowered? "
+                    "Start again, or give the smaller --symbol-size"
+                ) from error
+            if error.errno not in _TRANSIENT:
+                raise
+            self.datagrams_refused += count
+            time.sleep(REFUSED_SLEEP_S)
+            return False
+        return True
+
+
+_TRANSIENT = frozenset(
+    {errno.ENOBUFS, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EAGAIN, errno.ENODEV, errno.EPERM}
+)
+
+
+def _segmentation_known(opened: socket.socket, datagram_size: int) -> bool:
+    """Return whether this kernel knows UDP segmentation offload; the socket is left as it was."""
+    try:
+        opened.setsockopt(SOL_UDP, UDP_SEGMENT, datagram_size)
+        opened.setsockopt(SOL_UDP, UDP_SEGMENT, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _now_us() -> int:
+    return time.monotonic_ns() // 1000 & 0xFFFFFFFF

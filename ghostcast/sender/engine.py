@@ -1,0 +1,344 @@
+"""The sending engine: one session of one image, from the first ANNOUNCE to the last END.
+
+Three threads, each the only owner of what it works on, joined by queues that the number of transmit buffers bounds. The
+*loop* owns the session machine and the control plane; the *encoder* turns windows into datagrams; the *transmitter*
+paces them out. Control messages for the data group travel through the same queues and keep their place in the stream.
+
+No success is made up here: what ``Result`` says of a receiver is what the session machine concluded from its own words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import queue
+import threading
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from ghostcast.fec.kernel import load_kernel
+from ghostcast.image.reader import ImageFile
+from ghostcast.net import sockets
+from ghostcast.net.control import ControlEndpoint
+from ghostcast.net.interfaces import Interface
+from ghostcast.net.transmit import BatchSender
+from ghostcast.sender.layout import (
+    BUFFERS_DEFAULT,
+    FileBytes,
+    MemoryBytes,
+    ObjectBytes,
+    TransmitBuffer,
+    WindowEncoder,
+    window_datagrams_max,
+)
+from protocol import limits, wire
+from protocol.extents import Extents
+from protocol.manifest import manifest_digest
+from protocol.messages import EndReason
+from protocol.partition import Partition
+from protocol.schedule import Window
+from protocol.sender_session import (
+    Destination,
+    Event,
+    SenderSession,
+    SessionParameters,
+    StartRule,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SendOptions:
+    """What a person chose for one session."""
+
+    session_name: str
+    interface: Interface
+    start: StartRule
+    group: str | None = None
+    port: int = limits.DISCOVERY_PORT
+    ttl: int = 1
+    rate: float | None = None
+    """Bytes per second, or None to find it."""
+    repair_symbols: int | None = None
+    """Per slice, or None to follow the measured loss."""
+    symbol_size: int | None = None
+    """None: what the interface's MTU allows."""
+    window_slices: int = limits.WINDOW_SLICES_DEFAULT
+
+
+class Observer:
+    """What the engine tells whoever watches; every method is called on the loop's thread."""
+
+    def event(self, event: Event) -> None:
+        """Something happened."""
+
+    def progress(self) -> None:
+        """A moment passed: look at ``SendEngine`` again."""
+
+
+PROGRESS_INTERVAL_S = 0.1
+
+_STOP = object()
+
+
+class SendEngine:
+    """One run of ``send``. Create it, ``await run()``, read the session machine and the counters afterwards."""
+
+    def __init__(self, image: ImageFile, options: SendOptions, session_id: int, observer: Observer) -> None:
+        """Open nothing yet; settle the session's facts.
+
+        Args:
+            image: an open image; it stays the caller's to close.
+            options: see there.
+            session_id: 32 random bits, not 0.
+            observer: who watches.
+        """
+        self.image = image
+        self.options = options
+        self.observer = observer
+        self.group = sockets.check_group(options.group) if options.group else sockets.data_group(session_id)
+        self._session_id = session_id
+        self._wake = asyncio.Event()
+        self._encode_queue: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._transmit_queue: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._free_buffers: queue.SimpleQueue[TransmitBuffer] = queue.SimpleQueue()
+        self._windows_under_way = 0
+        self._skip_data = False
+        self._failure: BaseException | None = None
+        self._interrupted = False
+        self._start_now = False
+        self.session: SenderSession | None = None
+        self.sender: BatchSender | None = None
+        self.started_ns: int | None = None
+        self.ended_ns: int | None = None
+
+    # --- from other threads and signal handlers -------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """End the session as soon as possible; call it on the loop's thread (a signal handler of the loop is)."""
+        self._interrupted = True
+        self._wake.set()
+
+    def start_now(self) -> None:
+        """Begin with whoever has joined; call it on the loop's thread."""
+        self._start_now = True
+        self._wake.set()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the session was ended by hand."""
+        return self._interrupted
+
+    @property
+    def wire_bytes(self) -> int:
+        """UDP payload bytes sent to the data group so far."""
+        return self.sender.bytes_sent if self.sender is not None else 0
+
+    @property
+    def seconds(self) -> float:
+        """Time since the session began, until it ended."""
+        if self.started_ns is None:
+            return 0.0
+        return ((self.ended_ns or time.monotonic_ns()) - self.started_ns) / limits.SECOND_NS
+
+    # --- the run --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> SenderSession:
+        """Serve the session to its end.
+
+        Raises:
+            UsageError: a socket cannot be opened.
+            ImageError: the image could not be read to its end; the receivers were told.
+        """
+        options = self.options
+        control = await ControlEndpoint.open(
+            control_socket := sockets.open_control(options.interface, options.ttl), self._wake.set
+        )
+        discovery = await ControlEndpoint.open(
+            sockets.open_listener(options.interface, limits.DISCOVERY_GROUP, options.port, "discovery"), self._wake.set
+        )
+        data_socket = sockets.open_data_sender(options.interface, options.ttl)
+        threads: list[threading.Thread] = []
+        try:
+            parameters = self._parameters(control_socket.getsockname()[1])
+            self.session = SenderSession(parameters, self._wanted(parameters), time.monotonic_ns())
+            datagram_size = wire.DATA_HEADER_SIZE + parameters.symbol_size
+            self.sender = BatchSender(data_socket, self.group, parameters.port, datagram_size)
+            encoder = self._encoder(self.session)
+            loop = asyncio.get_running_loop()
+            threads = [
+                threading.Thread(target=self._encode_loop, args=(encoder, loop), name="encoder", daemon=True),
+                threading.Thread(target=self._transmit_loop, args=(loop,), name="transmitter", daemon=True),
+            ]
+            for _count in range(BUFFERS_DEFAULT):
+                buffer = TransmitBuffer(window_datagrams_max(parameters.window_slices), parameters.symbol_size)
+                self._free_buffers.put(buffer)
+            for thread in threads:
+                thread.start()
+            await self._serve(self.session, control, discovery)
+            return self.session
+        finally:
+            self._skip_data = True
+            self._encode_queue.put(_STOP)
+            for thread in threads:
+                await asyncio.to_thread(thread.join)
+            await control.close()
+            await discovery.close()
+            data_socket.close()
+            if self._failure is not None:
+                raise self._failure
+
+    def _parameters(self, control_port: int) -> SessionParameters:
+        options, manifest = self.options, self.image.manifest
+        speed = float(options.interface.speed_bytes_per_s)
+        return SessionParameters(
+            session_id=self._session_id,
+            name=options.session_name,
+            image_id=manifest.image_id,
+            image_name=manifest.name,
+            manifest_digest=manifest_digest(self.image.manifest_bytes),
+            manifest_size=len(self.image.manifest_bytes),
+            stream_size=manifest.stream_size,
+            raw_size=manifest.raw_size,
+            symbol_size=options.symbol_size or options.interface.symbol_size_max,
+            group=sockets.group_number(self.group),
+            port=options.port,
+            control_port=control_port,
+            start=options.start,
+            rate=options.rate,
+            rate_start=speed / 2 if speed else limits.RATE_START_BYTES_PER_S,
+            rate_ceiling=speed if speed else limits.RATE_CEILING_BYTES_PER_S,
+            repair_symbols=options.repair_symbols,
+            window_slices=options.window_slices,
+        )
+
+    def _wanted(self, parameters: SessionParameters) -> npt.NDArray[np.bool_]:
+        """Return ``bool[slice_count]``: slices that hold a byte of any chunk that has to be transferred."""
+        manifest = self.image.manifest
+        partition = Partition(parameters.stream_size, parameters.symbol_size, parameters.source_symbols)
+        return Extents(partition, manifest.stored_offsets, manifest.transferred).wanted_slices
+
+    def _encoder(self, session: SenderSession) -> WindowEncoder:
+        partitions = {object_id: schedule.partition for object_id, schedule in session.schedules.items()}
+        sources: dict[int, ObjectBytes] = {
+            limits.OBJECT_MANIFEST: MemoryBytes(self.image.manifest_bytes),
+            limits.OBJECT_IMAGE: FileBytes(self.image.fileno(), str(self.image.path)),
+        }
+        return WindowEncoder(self._session_id, partitions, sources, load_kernel())
+
+    async def _serve(self, session: SenderSession, control: ControlEndpoint, discovery: ControlEndpoint) -> None:
+        """Drive the session machine until it has said its last word."""
+        loop = asyncio.get_running_loop()
+        progress_due = loop.time()
+        while not session.finished:
+            now = time.monotonic_ns()
+            for datagram, address in control.take() + discovery.take():
+                session.receive_datagram(datagram, address, now)
+            session.drops.overflow = control.overflow + discovery.overflow
+            self._apply_wishes(session, now)
+            if (due := session.next_timeout()) is not None and now >= due:
+                session.handle_timeout(now)
+            # What was said before a window is planned goes out before it: STATUS speaks of all data before itself.
+            await self._flush(session, control)
+            self._plan(session, now)
+            await self._flush(session, control)
+            while (event := session.poll_event()) is not None:
+                self.observer.event(event)
+            if loop.time() >= progress_due:
+                progress_due = loop.time() + PROGRESS_INTERVAL_S
+                self.observer.progress()
+            due = session.next_timeout()
+            delay = PROGRESS_INTERVAL_S if due is None else (due - time.monotonic_ns()) / limits.SECOND_NS
+            await self._sleep(min(delay, PROGRESS_INTERVAL_S))
+        self.observer.progress()
+
+    async def _flush(self, session: SenderSession, control: ControlEndpoint) -> None:
+        """Hand on every control datagram that the machine has ready."""
+        while (transmit := session.poll_transmit()) is not None:
+            if transmit.destination is Destination.DATA:
+                self._encode_queue.put(transmit.datagram)
+            elif transmit.destination is Destination.DISCOVERY:
+                await control.send(transmit.datagram, (limits.DISCOVERY_GROUP, self.options.port))
+            else:
+                assert isinstance(transmit.destination, tuple)
+                await control.send(transmit.datagram, transmit.destination)
+
+    def _apply_wishes(self, session: SenderSession, now: int) -> None:
+        if self._failure is not None:
+            session.end(EndReason.FAILED, str(self._failure)[: limits.REASON_LENGTH_MAX], now)
+        if self._interrupted:
+            session.end(EndReason.INTERRUPTED, "stopped by the operator", now)
+        if self._start_now:
+            self._start_now = False
+            session.start(now)
+        if session.started and self.started_ns is None:
+            self.started_ns = now
+        if session.ended is not None and self.ended_ns is None:
+            self.ended_ns = now
+            self._skip_data = True
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep until something happens, or for so long."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+        else:
+            handle = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+            await self._wake.wait()
+            handle.cancel()
+        self._wake.clear()
+
+    def _plan(self, session: SenderSession, now: int) -> None:
+        """Keep every transmit buffer busy, and no more windows planned than there are buffers."""
+        while self._windows_under_way < BUFFERS_DEFAULT:
+            window = session.poll_window(now)
+            if window is None:
+                return
+            self._windows_under_way += 1
+            self._encode_queue.put(window)
+
+    def _window_sent(self) -> None:
+        self._windows_under_way -= 1
+        self._wake.set()
+
+    def _failed(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._wake.set()
+
+    # --- the other two threads ------------------------------------------------------------------------------------
+
+    def _encode_loop(self, encoder: WindowEncoder, loop: asyncio.AbstractEventLoop) -> None:
+        while (item := self._encode_queue.get()) is not _STOP:
+            if not isinstance(item, Window):
+                self._transmit_queue.put(item)
+                continue
+            buffer = self._free_buffers.get()
+            try:
+                rows = encoder.encode(item, buffer)
+            except BaseException as error:
+                loop.call_soon_threadsafe(self._failed, error)
+                rows = buffer.rows[:0]
+            self._transmit_queue.put((rows, buffer))
+        self._transmit_queue.put(_STOP)
+
+    def _transmit_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert self.sender is not None
+        assert self.session is not None
+        sender, session = self.sender, self.session
+
+        def rate() -> float:
+            return session.rate_bytes_per_s
+
+        while (item := self._transmit_queue.get()) is not _STOP:
+            try:
+                if isinstance(item, bytes):
+                    sender.send_control(item)
+                    continue
+                assert isinstance(item, tuple)
+                rows, buffer = item
+                sender.send_rows(rows, rate, lambda: self._skip_data)
+                self._free_buffers.put(buffer)
+                loop.call_soon_threadsafe(self._window_sent)
+            except BaseException as error:
+                loop.call_soon_threadsafe(self._failed, error)

@@ -1,0 +1,134 @@
+"""From slices in memory to verified bytes on the target: decode, check, decompress, write.
+
+Everything here runs on worker threads, on slices that are pinned. The invariant: no byte reaches the target before the
+frame it came from matched the digest in the manifest, and the manifest itself matched the digest in the ANNOUNCE.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import blake3
+import numpy as np
+import numpy.typing as npt
+
+from ghostcast.image.frame import FrameDecoder
+from ghostcast.image.target import Target
+from protocol.assembly import Assembly
+from protocol.errors import ImageError
+from protocol.manifest import FLAG_UNUSED, FLAG_ZERO, Manifest, manifest_digest
+from protocol.partition import Partition
+from protocol.reed_solomon import Codec, SymbolRows
+
+ZERO_RANGE_SIZE_MAX = 1 << 30
+"""Bytes zeroed by one call: bounds how long a worker is busy with one."""
+
+
+class ObjectMemory:
+    """The buffer of one object: its ring of source rows, its repair rows, one row for what is not wanted."""
+
+    def __init__(self, partition: Partition, assembly: Assembly) -> None:
+        """Reserve address space for all rows; pages are only touched where symbols arrive."""
+        self.partition = partition
+        self.rows = np.zeros((assembly.row_count, partition.symbol_size), np.uint8)
+        self.symbols = SymbolRows(self.rows)
+        self._ring = self.rows[: assembly.slots * partition.source_symbols].reshape(-1)
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """Return bytes ``[start, stop)`` of the object, all of whose slices are in the ring.
+
+        A view without a copy, unless the range passes the end of the ring.
+        """
+        size = len(self._ring)
+        begin, length = start % size, stop - start
+        if begin + length <= size:
+            return self._ring[begin : begin + length].data
+        return np.concatenate((self._ring[begin:], self._ring[: begin + length - size])).data
+
+
+def decode_slice(
+    memory: ObjectMemory,
+    codec: Codec,
+    source_rows: npt.NDArray[np.int64],
+    erased: npt.NDArray[np.int64],
+    repair_rows: npt.NDArray[np.int64],
+    repair_esis: npt.NDArray[np.int64],
+) -> None:
+    """Fill the erased source rows of one slice in place.
+
+    Args:
+        memory: the object's buffer.
+        codec: the code.
+        source_rows: ``int64[k']``: rows of all source symbols, erased ones included.
+        erased: ``int64[e]``: which of them are missing.
+        repair_rows: ``int64[e]``: rows of the repair symbols to use.
+        repair_esis: ``int64[e]``: their ESIs.
+    """
+    codec.decode(memory.symbols.take(source_rows), erased, memory.symbols.take(repair_rows), repair_esis)
+
+
+class ChunkWriter:
+    """Checks chunks against the manifest and writes them. Safe for several threads at once."""
+
+    def __init__(self, target: Target, manifest: Manifest) -> None:
+        self._target = target
+        self._manifest = manifest
+        self._local = threading.local()
+
+    def check_and_write(self, memory: ObjectMemory, chunk: int) -> bool:
+        """Write one chunk if its frame matches its digest; returns whether it did.
+
+        Raises:
+            TargetError: the target failed.
+            ImageError: the frame matches its digest and still is not the chunk: the manifest lies.
+        """
+        start, stop = self._manifest.stored_range(chunk)
+        frame = memory.view(start, stop)
+        if blake3.blake3(frame).digest() != self._manifest.stored_digests[chunk].tobytes():
+            return False
+        raw_start, raw_stop = self._manifest.raw_range(chunk)
+        try:
+            raw = self._decoder().decode(frame, raw_stop - raw_start)
+        except ImageError as error:
+            raise ImageError(f"the image is damaged at its source: chunk {chunk}: {error}") from error
+        self._target.write(raw_start, raw, chunk)
+        self._target.start_writeback(raw_start, raw_stop - raw_start)
+        return True
+
+    def zero(self, chunks: npt.NDArray[np.int64]) -> None:
+        """Make the raw ranges of these chunks (ascending) read as zeros, neighbours together."""
+        if not len(chunks):
+            return
+        for run in np.split(chunks, np.flatnonzero(np.diff(chunks) != 1) + 1):
+            start, stop = self._manifest.raw_range(int(run[0]))[0], self._manifest.raw_range(int(run[-1]))[1]
+            for offset in range(start, stop, ZERO_RANGE_SIZE_MAX):
+                self._target.zero(offset, min(ZERO_RANGE_SIZE_MAX, stop - offset))
+
+    def _decoder(self) -> FrameDecoder:
+        decoder: FrameDecoder | None = getattr(self._local, "decoder", None)
+        if decoder is None:
+            decoder = self._local.decoder = FrameDecoder()
+        return decoder
+
+
+def zero_chunks(manifest: Manifest) -> npt.NDArray[np.int64]:
+    """Return the chunks that are to read as zeros: flagged zero and not unused, ascending."""
+    return np.flatnonzero((manifest.flags & (FLAG_ZERO | FLAG_UNUSED)) == FLAG_ZERO)
+
+
+def read_manifest(memory: ObjectMemory, size: int, digest: bytes, raw_size: int, stream_size: int) -> Manifest | None:
+    """Return the manifest that was received, or None if it does not match the announced digest.
+
+    Raises:
+        ImageError: it matches, and contradicts itself or the ANNOUNCE.
+    """
+    data = bytes(memory.view(0, size))
+    if manifest_digest(data) != digest:
+        return None
+    manifest = Manifest.decode(data)
+    if manifest.raw_size != raw_size or manifest.stream_size != stream_size:
+        raise ImageError(
+            f"the sender announced an image of {raw_size} bytes in a stream of {stream_size}, but its manifest says "
+            f"{manifest.raw_size} in {manifest.stream_size}: nothing was written"
+        )
+    return manifest

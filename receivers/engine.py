@@ -1,0 +1,566 @@
+"""The receiving engine: one receiver in one session, from the first ANNOUNCE heard to DONE confirmed.
+
+The *loop* thread runs the control plane (asyncio). The *ingest* thread owns the session machine and the data socket: it
+fetches batches, moves payloads to their rows, hands ready slices and chunks to the *workers*, and does what the machine
+asks. Threads pass datagrams, outcomes and results; nothing else is shared but pinned slices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import functools
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import blake3
+import numpy as np
+import numpy.typing as npt
+
+from ghostcast.fec.kernel import load_kernel
+from ghostcast.image.target import Target
+from ghostcast.net import sockets
+from ghostcast.net.control import ControlEndpoint
+from ghostcast.net.ingest import Batch, BatchReceiver
+from ghostcast.net.interfaces import Interface
+from protocol import limits
+from protocol.discovery import Discovery, Found
+from protocol.errors import GhostcastError, NobodyCameError, TargetError, UsageError
+from protocol.manifest import Manifest
+from protocol.receiver_session import (
+    AllWritten,
+    Ended,
+    ExtentReady,
+    Identity,
+    ReceiverSession,
+    ReceiverState,
+    SliceToDecode,
+    Welcomed,
+)
+from protocol.reed_solomon import Code, Codec
+from receivers.chunks import ChunkWriter, ObjectMemory, decode_slice, read_manifest, zero_chunks
+from receivers.workers import WORKERS_MAX, WorkerPool
+
+GATHER_S = 0.0005
+"""Pause after a small fetch, so that the next one is larger; only where the receive buffer covers it many times."""
+
+GATHER_BUFFER_SIZE = 8 << 20
+DROPS_INTERVAL_NS = 50 * limits.MILLISECOND_NS
+WAIT_MAX_MS = 50.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceiveOptions:
+    """What a person chose for one receiver."""
+
+    interface: Interface
+    session_name: str | None = None
+    port: int = limits.DISCOVERY_PORT
+    ttl: int = 1
+    max_wait_ns: int | None = None
+    """How long to look for a session; None: for ever."""
+    pool_size: int = limits.POOL_SIZE_DEFAULT
+    inject_loss: float = 0.0
+    """Share of data datagrams to throw away on arrival: for the demo and for tests, never for real use."""
+
+
+class Observer:
+    """What the engine tells whoever watches; every method is called on the loop's thread."""
+
+    def found(self, found: Found) -> None:
+        """A session was chosen."""
+
+    def welcomed(self, receiver_index: int) -> None:
+        """The sender took this receiver in."""
+
+    def manifest(self, manifest: Manifest) -> None:
+        """The manifest arrived and the target fits it."""
+
+    def warning(self, text: str) -> None:
+        """Something is worse than it could be."""
+
+    def progress(self) -> None:
+        """A moment passed: look at ``ReceiveEngine`` again."""
+
+
+PROGRESS_INTERVAL_S = 0.1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _SliceDecoded:
+    object_id: int
+    slice_index: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _ManifestRead:
+    manifest: Manifest | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _ChunkChecked:
+    chunk: int
+    good: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Zeroed:
+    pass
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Flushed:
+    pass
+
+
+_Result = _SliceDecoded | _ManifestRead | _ChunkChecked | _Zeroed | _Flushed
+
+
+class ReceiveEngine:
+    """One run of ``receive``. Create it, ``await run()``, read the session machine afterwards."""
+
+    def __init__(self, target: Target, options: ReceiveOptions, observer: Observer) -> None:
+        """Open nothing yet.
+
+        Args:
+            target: checked and open; it stays the caller's to close.
+            options: see there.
+            observer: who watches.
+        """
+        self.target = target
+        self.options = options
+        self.observer = observer
+        self.found: Found | None = None
+        self.session: ReceiverSession | None = None
+        self.manifest: Manifest | None = None
+        self.error: GhostcastError | None = None
+        """Why this receiver itself gave up, if it did."""
+        self.started_ns: int | None = None
+        self.ended_ns: int | None = None
+        self.chunks_written = 0
+        self.bytes_written = 0
+        self._interrupted = False
+        self._wake_loop = asyncio.Event()
+        self._outbox: collections.deque[bytes] = collections.deque()
+        self._inbox: collections.deque[bytes] = collections.deque()
+        self._ingest_ended = False
+        self._crash: BaseException | None = None
+
+    # --- from the loop's thread -----------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Give up as soon as possible and tell the sender."""
+        self._interrupted = True
+        self._wake_loop.set()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run was ended by hand."""
+        return self._interrupted
+
+    @property
+    def seconds(self) -> float:
+        """Time since the first data could have come, until the end."""
+        if self.started_ns is None:
+            return 0.0
+        return ((self.ended_ns or time.monotonic_ns()) - self.started_ns) / limits.SECOND_NS
+
+    async def run(self) -> None:
+        """Find the session, receive the image, confirm it.
+
+        Raises:
+            NobodyCameError: no session was announced in time.
+            UsageError: several sessions are announced and none was named, or a socket cannot be opened.
+        """
+        interface, port = self.options.interface, self.options.port
+        control = await ControlEndpoint.open(sockets.open_control(interface, self.options.ttl), self._wake_loop.set)
+        listener = sockets.open_listener(interface, limits.DISCOVERY_GROUP, port, "discovery")
+        discovery = await ControlEndpoint.open(listener, self._wake_loop.set)
+        try:
+            found = await self._find(control, discovery)
+            if found is None:
+                return
+            self.found = found
+            self.observer.found(found)
+            await self._take_part(found, control, discovery)
+        finally:
+            await control.close()
+            await discovery.close()
+
+    async def _find(self, control: ControlEndpoint, discovery: ControlEndpoint) -> Found | None:
+        """Return the session to join, or None if interrupted first."""
+        begun = time.monotonic_ns()
+        search = Discovery(self.options.session_name, begun)
+        deadline = None if self.options.max_wait_ns is None else begun + self.options.max_wait_ns
+        while not self._interrupted:
+            now = time.monotonic_ns()
+            for datagram, address in control.take() + discovery.take():
+                search.receive_datagram(datagram, address, now)
+            choice = search.poll_choice(now)
+            if len(choice) == 1:
+                return choice[0]
+            if choice:
+                names = ", ".join(sorted(repr(found.announce.name) for found in choice))
+                raise UsageError(f"several sessions are announced: {names}; choose one with --session")
+            if deadline is not None and now >= deadline:
+                name = "" if self.options.session_name is None else f" named {self.options.session_name!r}"
+                waited = (now - begun) // limits.SECOND_NS
+                raise NobodyCameError(
+                    f"no session{name} was announced within {waited} s on {self.options.interface.name}; is the sender "
+                    "running, on the same network and --port, and does the switch pass multicast?"
+                )
+            if (solicit := search.poll_transmit(now)) is not None:
+                await control.send(solicit, (limits.DISCOVERY_GROUP, self.options.port))
+            due = search.next_timeout() if deadline is None else min(search.next_timeout(), deadline)
+            self.observer.progress()
+            await self._sleep(min(max(due - time.monotonic_ns(), 0) / limits.SECOND_NS, PROGRESS_INTERVAL_S))
+        return None
+
+    async def _take_part(self, found: Found, control: ControlEndpoint, discovery: ControlEndpoint) -> None:
+        group = sockets.group_address(found.announce.group)
+        if group is None:
+            raise UsageError("the session announces a data group that is no multicast address: refused")
+        data_socket = sockets.open_listener(self.options.interface, group, found.announce.port, "data")
+        wake_in, wake_out = socket.socketpair()
+        wake_in.setblocking(False)
+        wake_out.setblocking(False)
+        try:
+            buffer = sockets.enlarge_receive_buffer(data_socket)
+            if buffer.advice is not None:
+                self.observer.warning(buffer.advice)
+            self.session = ReceiverSession(
+                found,
+                self._identity(found),
+                pool_size=self.options.pool_size,
+                rng=random.Random(int.from_bytes(os.urandom(8))),
+                now=time.monotonic_ns(),
+            )
+            loop = asyncio.get_running_loop()
+            ingest = _Ingest(self, self.session, data_socket, buffer.granted, wake_in, wake_out, loop)
+            thread = threading.Thread(target=ingest.run, name="ingest", daemon=True)
+            self.started_ns = time.monotonic_ns()
+            thread.start()
+            await self._serve(found, control, discovery, ingest)
+            await asyncio.to_thread(thread.join)
+            await self._flush(control, found)
+            if self._crash is not None:
+                raise self._crash
+        finally:
+            data_socket.close()
+            wake_in.close()
+            wake_out.close()
+
+    async def _serve(self, found: Found, control: ControlEndpoint, discovery: ControlEndpoint, ingest: _Ingest) -> None:
+        """Carry control datagrams between the network and the ingest thread until that thread ends."""
+        loop = asyncio.get_running_loop()
+        progress_due = loop.time()
+        while not self._ingest_ended:
+            arrived = [datagram for datagram, address in control.take() if address == found.control_address]
+            arrived += [datagram for datagram, address in discovery.take() if address[0] == found.sender_host]
+            if arrived or self._interrupted:
+                self._inbox.extend(arrived)
+                ingest.wake()
+            await self._flush(control, found)
+            if loop.time() >= progress_due:
+                progress_due = loop.time() + PROGRESS_INTERVAL_S
+                self.observer.progress()
+            await self._sleep(PROGRESS_INTERVAL_S)
+        self.observer.progress()
+
+    async def _flush(self, control: ControlEndpoint, found: Found) -> None:
+        while self._outbox:
+            await control.send(self._outbox.popleft(), found.control_address)
+
+    async def _sleep(self, seconds: float) -> None:
+        handle = asyncio.get_running_loop().call_later(seconds, self._wake_loop.set)
+        await self._wake_loop.wait()
+        handle.cancel()
+        self._wake_loop.clear()
+
+    def _identity(self, found: Found) -> Identity:
+        host = socket.gethostname()[: limits.HOST_LENGTH_MAX]
+        interface = self.options.interface
+        target = os.path.realpath(self.target.path)
+        # Stable across restarts, different for every target: a machine's network card and what it writes to.
+        name = "\0".join((interface.hardware_address, host, interface.address, target))
+        return Identity(
+            receiver_id=_receiver_id(name),
+            incarnation=int.from_bytes(os.urandom(4)),
+            host=host,
+            target=target[-limits.REASON_LENGTH_MAX :],
+            target_size=-1 if self.target.size is None else self.target.size,
+            link_rate=interface.speed_bytes_per_s,
+        )
+
+
+def _receiver_id(name: str) -> bytes:
+    """Return a receiver id made from a name."""
+    return blake3.blake3(name.encode("utf-8", "surrogateescape")).digest(length=limits.RECEIVER_ID_SIZE)
+
+
+class _Ingest:
+    """The ingest thread: owner of the session machine, the data socket and the slice buffers."""
+
+    def __init__(
+        self,
+        engine: ReceiveEngine,
+        session: ReceiverSession,
+        data_socket: socket.socket,
+        buffer_size: int,
+        wake_in: socket.socket,
+        wake_out: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._engine = engine
+        self._session = session
+        self._socket = data_socket
+        self._wake_in = wake_in
+        self._wake_out = wake_out
+        self._loop = loop
+        announce = session.found.announce
+        self._receiver = BatchReceiver(data_socket, announce.symbol_size, wake_out)
+        self._gather = buffer_size >= GATHER_BUFFER_SIZE
+        self._memory = {
+            object_id: ObjectMemory(session.partition(object_id), session.assembly(object_id))
+            for object_id in (limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE)
+        }
+        self._codec = Codec(Code(announce.source_symbols), load_kernel())
+        self._workers: WorkerPool[_Result] = WorkerPool(min(os.cpu_count() or 2, WORKERS_MAX), self.wake)
+        self._writer: ChunkWriter | None = None
+        self._zeroing = False
+        self._all_written = False
+        self._drops_seen = sockets.dropped_by_kernel(data_socket)
+        self._drops_due_ns = 0
+        self._loss_rng = np.random.default_rng()
+
+    def wake(self) -> None:
+        """Interrupt the wait for datagrams; may be called from any thread."""
+        # A full socket means that it is awake already, a closed one that it has ended.
+        with contextlib.suppress(OSError):
+            self._wake_in.send(b"\0")
+
+    def run(self) -> None:
+        """Work until the session has ended."""
+        engine = self._engine
+        try:
+            while self._session.state is not ReceiverState.ENDED:
+                self._turn()
+        except GhostcastError as error:
+            self._give_up(error)
+            self._send_out()
+        except BaseException as error:
+            engine._crash = error
+            self._session.fail("internal error in this receiver")
+            self._send_out()
+        finally:
+            self._workers.close()
+            engine.ended_ns = time.monotonic_ns()
+            engine._ingest_ended = True
+            self._loop.call_soon_threadsafe(engine._wake_loop.set)
+
+    def _turn(self) -> None:
+        session = self._session
+        batch = self._receiver.fetch()
+        now = time.monotonic_ns()
+        if batch is not None:
+            self._take_batch(batch, now)
+        inbox = self._engine._inbox
+        while inbox:
+            session.receive_datagram(inbox.popleft(), now)
+        for result in self._workers.take():
+            self._take_result(result, now)
+        if now >= self._drops_due_ns:
+            self._count_drops(now)
+        if (due := session.next_timeout()) is not None and now >= due:
+            session.handle_timeout(now)
+        if self._engine._interrupted:
+            session.fail("stopped by its operator")
+        while (event := session.poll_event()) is not None:
+            self._handle(event)
+        self._send_out()
+        if batch is None:
+            self._wait(now)
+        elif self._gather and batch.messages < self._receiver.slot_count // 8:
+            time.sleep(GATHER_S)
+
+    def _wait(self, now: int) -> None:
+        due = self._session.next_timeout()
+        if due is None:
+            return
+        self._receiver.wait(min((due - now) / limits.MILLISECOND_NS, WAIT_MAX_MS))
+
+    def _send_out(self) -> None:
+        sent = False
+        while (datagram := self._session.poll_transmit()) is not None:
+            self._engine._outbox.append(datagram)
+            sent = True
+        if sent:
+            self._loop.call_soon_threadsafe(self._engine._wake_loop.set)
+
+    def _take_batch(self, batch: Batch, now: int) -> None:
+        for datagram in batch.control:
+            self._session.receive_datagram(datagram, now)
+        headers, kept = batch.headers, None
+        if not len(headers):
+            return
+        if self._engine.options.inject_loss:
+            kept = np.flatnonzero(self._loss_rng.random(len(headers)) >= self._engine.options.inject_loss)
+            headers = headers[kept]
+            if not len(headers):
+                return
+        for placement in self._session.receive_symbols(headers, now):
+            indices = _compose(kept, placement.indices)
+            self._receiver.scatter(batch, indices, placement.rows, self._memory[placement.object_id].rows)
+
+    def _count_drops(self, now: int) -> None:
+        self._drops_due_ns = now + DROPS_INTERVAL_NS
+        dropped = sockets.dropped_by_kernel(self._socket)
+        if dropped != self._drops_seen:
+            # A kernel buffer is a whole batch where segmentation offload joins datagrams.
+            count = (dropped - self._drops_seen) & 0xFFFFFFFF
+            self._session.host_dropped(round(count * self._receiver.joined_average))
+            self._drops_seen = dropped
+
+    # --- work -----------------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Welcomed | SliceToDecode | ExtentReady | AllWritten | Ended) -> None:
+        match event:
+            case Welcomed():
+                self._tell(functools.partial(self._engine.observer.welcomed, event.receiver_index))
+            case SliceToDecode():
+                self._workers.submit(self._decode_job(event.object_id, event.slice_index))
+            case ExtentReady(object_id=limits.OBJECT_MANIFEST):
+                self._workers.submit(self._manifest_job())
+            case ExtentReady():
+                self._workers.submit(self._chunk_job(event.extent))
+            case AllWritten():
+                self._all_written = True
+                self._flush_when_ready()
+            case Ended():
+                pass
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(call)
+
+    def _decode_job(self, object_id: int, slice_index: int) -> Callable[[], _Result]:
+        assembly = self._session.assembly(object_id)
+        erased, repair_esis = assembly.erasures(slice_index)
+        symbols = int(assembly.partition.symbols_of(np.array([slice_index]))[0])
+        source_rows = assembly.rows_of(slice_index, np.arange(symbols))
+        repair_rows = assembly.rows_of(slice_index, repair_esis)
+        memory = self._memory[object_id]
+
+        def job() -> _Result:
+            decode_slice(memory, self._codec, source_rows, erased, repair_rows, repair_esis)
+            return _SliceDecoded(object_id, slice_index)
+
+        return job
+
+    def _manifest_job(self) -> Callable[[], _Result]:
+        announce = self._session.found.announce
+        memory = self._memory[limits.OBJECT_MANIFEST]
+
+        def job() -> _Result:
+            return _ManifestRead(
+                read_manifest(
+                    memory, announce.manifest_size, announce.manifest_digest, announce.raw_size, announce.stream_size
+                )
+            )
+
+        return job
+
+    def _chunk_job(self, chunk: int) -> Callable[[], _Result]:
+        memory, writer = self._memory[limits.OBJECT_IMAGE], self._writer
+        assert writer is not None
+
+        def job() -> _Result:
+            return _ChunkChecked(chunk, writer.check_and_write(memory, chunk))
+
+        return job
+
+    def _take_result(self, result: _Result | BaseException, now: int) -> None:
+        session = self._session
+        if session.state is ReceiverState.ENDED:
+            return
+        match result:
+            case _SliceDecoded():
+                session.slice_decoded(result.object_id, result.slice_index)
+            case _ManifestRead():
+                session.extent_checked(limits.OBJECT_MANIFEST, 0, good=result.manifest is not None)
+                if result.manifest is not None:
+                    self._begin_writing(result.manifest)
+            case _ChunkChecked():
+                if result.good:
+                    assert self._engine.manifest is not None
+                    start, stop = self._engine.manifest.raw_range(result.chunk)
+                    self._engine.chunks_written += 1
+                    self._engine.bytes_written += stop - start
+                session.extent_checked(limits.OBJECT_IMAGE, result.chunk, good=result.good)
+            case _Zeroed():
+                self._zeroing = False
+                self._flush_when_ready()
+            case _Flushed():
+                session.flushed(now)
+            case GhostcastError():
+                self._give_up(result)
+            case _:
+                raise result
+
+    def _begin_writing(self, manifest: Manifest) -> None:
+        """The manifest is here: check the target against it, before anything is written."""
+        target = self._engine.target
+        data_size = sum_of_raw(manifest, manifest.transferred)
+        try:
+            target.require(manifest.raw_size, data_size)
+        except TargetError as error:
+            self._give_up(error)
+            return
+        self._engine.manifest = manifest
+        self._writer = writer = ChunkWriter(target, manifest)
+        zeros = zero_chunks(manifest)
+        self._zeroing = True
+
+        def job() -> _Result:
+            writer.zero(zeros)
+            return _Zeroed()
+
+        self._workers.submit(job)
+        self._tell(functools.partial(self._engine.observer.manifest, manifest))
+        self._session.manifest_known(manifest, manifest.transferred, manifest.raw_size - data_size)
+
+    def _flush_when_ready(self) -> None:
+        if self._all_written and not self._zeroing:
+            assert self._engine.manifest is not None
+            target, raw_size = self._engine.target, self._engine.manifest.raw_size
+
+            def job() -> _Result:
+                target.finish(raw_size)
+                return _Flushed()
+
+            self._workers.submit(job)
+
+    def _give_up(self, error: GhostcastError) -> None:
+        self._engine.error = error
+        self._session.fail(str(error))
+
+
+def sum_of_raw(manifest: Manifest, chosen: npt.NDArray[np.bool_]) -> int:
+    """Return how many raw bytes the chosen chunks hold together."""
+    total = int(np.count_nonzero(chosen)) * manifest.chunk_size
+    if manifest.chunk_count and chosen[-1]:
+        start, stop = manifest.raw_range(manifest.chunk_count - 1)
+        total -= manifest.chunk_size - (stop - start)
+    return total
+
+
+def _compose(outer: npt.NDArray[np.int64] | None, inner: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64] | None:
+    """Return the indices that choose ``inner`` among what ``outer`` chose; None stands for everything."""
+    if outer is None or inner is None:
+        return inner if outer is None else outer
+    return outer[inner]
