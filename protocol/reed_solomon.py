@@ -43,7 +43,7 @@ class SymbolRows:
     Addresses stay valid because the rows hold on to their buffers.
     """
 
-    __slots__ = ("_buffer", "_views", "addresses", "symbol_size", "writable")
+    __slots__ = ("_buffer", "_rows", "_views", "addresses", "symbol_size", "writable")
 
     addresses: npt.NDArray[np.uint64]
     """uint64[count]: where each symbol begins."""
@@ -70,68 +70,69 @@ class SymbolRows:
         self.addresses = start + np.arange(buffer.shape[0], dtype=np.uint64) * np.uint64(buffer.strides[0])
         self.symbol_size = buffer.shape[1]
         self.writable = buffer.flags.writeable
-        self._buffer: Bytes | None = buffer
-        self._views: Callable[[], list[Bytes]] = lambda: list(buffer)
+        self._buffer = buffer
+        self._rows: Indices | slice = slice(None)
+        self._views: Callable[[list[int]], list[Bytes]] = lambda wanted: [buffer[row] for row in wanted]
 
     def __len__(self) -> int:
         return len(self.addresses)
 
     def take(self, indices: npt.ArrayLike) -> SymbolRows:
-        """Return the symbols at ``indices`` int[n], in that order. Under 1 µs; raises ``IndexError`` out of range."""
-        picked = np.asarray(indices, np.intp)
+        """Return the symbols at ``indices`` int[n], in that order. About 1 µs; raises ``IndexError`` out of range."""
+        picked = np.array(indices, np.intp)
         views = self._views
 
-        def picked_views() -> list[Bytes]:
-            every = views()
-            return [every[index] for index in picked.tolist()]
+        def picked_views(wanted: list[int]) -> list[Bytes]:
+            return views(picked[wanted].tolist())
 
-        return self._derived(self.addresses.take(picked), self.writable, None, picked_views)
+        rows = picked if isinstance(self._rows, slice) else self._rows.take(picked)
+        return self._derived(self.addresses.take(picked), self.writable, rows, picked_views)
 
     def substituted(self, positions: npt.ArrayLike, others: SymbolRows) -> SymbolRows:
         """Return these symbols with ``others[i]`` in the place of number ``positions[i]``. About 1 µs."""
         if others.symbol_size != self.symbol_size:
             raise ValueError(f"symbols of {others.symbol_size} bytes cannot stand among symbols of {self.symbol_size}")
-        replaced = np.asarray(positions, np.intp)
+        replaced = np.array(positions, np.intp)
         addresses = self.addresses.copy()
         addresses[replaced] = others.addresses
-        views = self._views
+        count, views = len(addresses), self._views
 
-        def substituted_views() -> list[Bytes]:
-            every = views()
+        def substituted_views(wanted: list[int]) -> list[Bytes]:
+            every = views(list(range(count)))
             for position, view in zip(replaced.tolist(), others.views(), strict=True):
                 every[position] = view
-            return every
+            return [every[index] for index in wanted]
 
-        return self._derived(addresses, self.writable and others.writable, self._buffer, substituted_views)
+        return self._derived(addresses, self.writable and others.writable, self._rows, substituted_views)
 
     def views(self) -> list[Bytes]:
         """Return each symbol as a view uint8[symbol_size]. Slow: one Python object a symbol, for kernels without C."""
-        return self._views()
+        return self._views(list(range(len(self))))
 
     def touch(self, begin: int, end: int) -> None:
-        """Read one byte of every cache line of bytes [begin, end) of the symbols, in the order of memory.
+        """Read one byte of every cache line of bytes [begin, end) of the symbols, one symbol after the other.
 
         A kernel walks all symbols at once, a line of each in turn, which hides memory's latency badly: over 128 symbols
-        that were last used a window ago, encoding takes 59 µs by itself, and 31 µs after this (measured; it costs 3 µs
-        where the lines are near). Only symbols taken straight from a buffer are read; a few picked ones are not.
+        that were last used a window ago, encoding takes 59 µs by itself, and 31 µs after this (measured; it costs 4 µs
+        where the lines are near). Substitutes, few and elsewhere, are not read.
         """
-        if self._buffer is not None:
-            np.bitwise_or.reduce(self._buffer[:, begin:end:_CACHE_LINE_SIZE], axis=None)
+        np.bitwise_or.reduce(self._buffer[self._rows, begin:end:_CACHE_LINE_SIZE], axis=None)
 
     def _derived(
         self,
         addresses: npt.NDArray[np.uint64],
         writable: bool,
-        buffer: Bytes | None,
-        views: Callable[[], list[Bytes]],
+        rows: Indices | slice,
+        views: Callable[[list[int]], list[Bytes]],
     ) -> SymbolRows:
-        rows = object.__new__(SymbolRows)
-        rows.addresses = addresses
-        rows.symbol_size = self.symbol_size
-        rows.writable = writable
-        rows._buffer = buffer
-        rows._views = views
-        return rows
+        derived = object.__new__(SymbolRows)
+        derived.addresses = addresses
+        derived.symbol_size = self.symbol_size
+        derived.writable = writable
+        derived._buffer = self._buffer
+        derived._rows = rows
+        derived._views = views
+        return derived
 
 
 class Combination(Protocol):

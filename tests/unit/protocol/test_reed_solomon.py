@@ -286,6 +286,14 @@ def test_addresses_and_views_mean_the_same_bytes() -> None:
     ]
 
 
+def test_rows_do_not_follow_the_indices_they_were_picked_by() -> None:
+    buffer, indices, positions = random_bytes(4, 32), np.array([0, 1]), np.array([0])
+    rows = SymbolRows(buffer).take(indices).substituted(positions, SymbolRows(random_bytes(1, 32)))
+    before = [view.__array_interface__["data"][0] for view in rows.views()]
+    indices[:], positions[:] = 3, 1
+    assert [view.__array_interface__["data"][0] for view in rows.views()] == before == rows.addresses.tolist()
+
+
 def test_symbols_beyond_a_buffer_are_refused() -> None:
     with pytest.raises(IndexError):
         SymbolRows(random_bytes(4, 64)).take([4])
