@@ -125,17 +125,16 @@ _Result = _SliceDecoded | _ManifestRead | _ChunkChecked | _Zeroed | _Flushed
 class ReceiveEngine:
     """One run of ``receive``. Create it, ``await run()``, read the session machine afterwards."""
 
-    def __init__(self, target: Target, options: ReceiveOptions, observer: Observer) -> None:
+    def __init__(self, target: Target, options: ReceiveOptions) -> None:
         """Open nothing yet.
 
         Args:
             target: checked and open; it stays the caller's to close.
             options: see there.
-            observer: who watches.
         """
         self.target = target
         self.options = options
-        self.observer = observer
+        self.observer = Observer()
         self.found: Found | None = None
         self.session: ReceiverSession | None = None
         self.manifest: Manifest | None = None
@@ -171,13 +170,14 @@ class ReceiveEngine:
             return 0.0
         return ((self.ended_ns or time.monotonic_ns()) - self.started_ns) / limits.SECOND_NS
 
-    async def run(self) -> None:
-        """Find the session, receive the image, confirm it.
+    async def run(self, observer: Observer) -> None:
+        """Find the session, receive the image, confirm it, telling ``observer`` about it.
 
         Raises:
             NobodyCameError: no session was announced in time.
             UsageError: several sessions are announced and none was named, or a socket cannot be opened.
         """
+        self.observer = observer
         interface, port = self.options.interface, self.options.port
         control = await ControlEndpoint.open(sockets.open_control(interface, self.options.ttl), self._wake_loop.set)
         listener = sockets.open_listener(interface, limits.DISCOVERY_GROUP, port, "discovery")

@@ -99,6 +99,8 @@ def create(
         labels=_labels(label or []),
     )
     with RawSource.open(source) as raw:
+        if raw.use is not None:
+            print(f"warning: {raw.use}, or the image may catch it half-written", file=sys.stderr)
         start = time.monotonic()
         with _progress("create", raw.size, json_lines) as progress:
             manifest = create_image(raw, image, options, force=force, progress=progress)

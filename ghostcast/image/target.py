@@ -175,6 +175,11 @@ class Target:
         self.close()
 
     @property
+    def touched(self) -> bool:
+        """Whether anything was written, or was tried to be."""
+        return self._touched
+
+    @property
     def is_block_device(self) -> bool:
         """Whether the target is a block device, whose size is fixed."""
         return self.size is not None

@@ -85,18 +85,17 @@ _STOP = object()
 class SendEngine:
     """One run of ``send``. Create it, ``await run()``, read the session machine and the counters afterwards."""
 
-    def __init__(self, image: ImageFile, options: SendOptions, session_id: int, observer: Observer) -> None:
+    def __init__(self, image: ImageFile, options: SendOptions, session_id: int) -> None:
         """Open nothing yet; settle the session's facts.
 
         Args:
             image: an open image; it stays the caller's to close.
             options: see there.
             session_id: 32 random bits, not 0.
-            observer: who watches.
         """
         self.image = image
         self.options = options
-        self.observer = observer
+        self.observer = Observer()
         self.group = sockets.check_group(options.group) if options.group else sockets.data_group(session_id)
         self._session_id = session_id
         self._wake = asyncio.Event()
@@ -144,13 +143,14 @@ class SendEngine:
 
     # --- the run --------------------------------------------------------------------------------------------------
 
-    async def run(self) -> SenderSession:
-        """Serve the session to its end.
+    async def run(self, observer: Observer) -> SenderSession:
+        """Serve the session to its end, telling ``observer`` about it.
 
         Raises:
             UsageError: a socket cannot be opened.
             ImageError: the image could not be read to its end; the receivers were told.
         """
+        self.observer = observer
         options = self.options
         control = await ControlEndpoint.open(
             control_socket := sockets.open_control(options.interface, options.ttl), self._wake.set

@@ -1,0 +1,69 @@
+"""The ``ghostcast`` command: mounts one file per command and turns every error into one line and its exit status."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ghostcast.cli import demo, image, receive, send
+from ghostcast.version import VERSION
+from protocol.errors import ExitStatus, GhostcastError
+
+app = typer.Typer(
+    name="ghostcast",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Try it on this machine, without root and without a disk:\n\n"
+    "\b\n"
+    "  ghostcast demo\n\n"
+    "Clone a disk to forty machines:\n\n"
+    "\b\n"
+    "  ghostcast image create /dev/sda golden.img.zst\n"
+    "  ghostcast send golden.img.zst --session lab --receivers 40     (here)\n"
+    "  ghostcast receive /dev/sda --session lab                       (on each machine)\n\n"
+    "Exit status: 0 everything verified, 1 internal error, 2 usage, 3 nobody came in time, 4 incomplete, "
+    "5 target refused or failed, 6 image damaged, 7 authentication refused, 130 interrupted.",
+)
+app.add_typer(image.app)
+app.command("send", epilog=send.EXAMPLES)(send.send)
+app.command("receive", epilog=receive.EXAMPLES)(receive.receive)
+app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ghostcast {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def ghostcast(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Clone one disk image to any number of machines at once, by multicast, every byte verified."""
+
+
+def main() -> None:
+    """Run the command line; the only place where an exception becomes an exit status."""
+    try:
+        app()
+    except GhostcastError as error:
+        print(f"ghostcast: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("ghostcast: interrupted", file=sys.stderr)
+        sys.exit(ExitStatus.INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has left, as in ``ghostcast … | head``. Python must not try to flush into it again.
+        sys.stderr.close()
+        sys.exit(ExitStatus.INTERNAL)
+
+
+if __name__ == "__main__":
+    main()

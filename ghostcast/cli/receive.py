@@ -1,0 +1,203 @@
+"""``ghostcast receive``: write a session's image to a disk or a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ghostcast.cli.size import format_rate, format_size, parse_size
+from protocol import limits
+from protocol.errors import ExitStatus, GhostcastError, UsageError
+
+if TYPE_CHECKING:
+    from receivers.engine import ReceiveEngine
+
+EXAMPLES = (
+    "Examples:\n\n"
+    "\b\n"
+    "  ghostcast receive /dev/nvme0n1 --session lab\n"
+    "  ghostcast receive copy.raw --interface eth1 --max-wait 600 --report run.json\n\n"
+    "The target is overwritten without a question, unless it is mounted, in use or too small. Without --session the "
+    "only session on the network is taken; if there are several, they are listed and nothing is done."
+)
+
+POOL_SIZE_MIN = 16 * limits.MIB
+
+
+def receive(
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help="A disk, or a file. It is overwritten.", show_default=False)
+    ],
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="NAME", help="Which session.", show_default="the only one")
+    ] = None,
+    interface: Annotated[
+        str | None,
+        typer.Option(
+            "--interface", metavar="IF", help="Name or address.", show_default="the one with the default route"
+        ),
+    ] = None,
+    max_wait: Annotated[
+        float | None,
+        typer.Option(
+            "--max-wait",
+            metavar="S",
+            min=0,
+            max=1e7,
+            help="Give up if no session is found in S seconds.",
+            show_default="for ever",
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option("--port", metavar="P", min=1, max=65535, help="UDP port.")
+    ] = limits.DISCOVERY_PORT,
+    ttl: Annotated[int, typer.Option("--ttl", min=0, max=255, help="Routers that a search may cross, plus one.")] = 1,
+    memory: Annotated[
+        int,
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            parser=parse_size,
+            help="Slices held in memory; at extreme loss as much again for repair.",
+            show_default="144MiB",
+        ),
+    ] = limits.POOL_SIZE_DEFAULT,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write one JSON object about the run.", show_default=False),
+    ] = None,
+    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")] = False,
+    inject_loss: Annotated[float, typer.Option("--inject-loss", min=0, max=0.9, hidden=True)] = 0.0,
+) -> None:
+    """Receive an image and write it to a disk or a file, every byte verified first.
+
+    The exit status is 0 only if the whole image was verified, written and flushed to the disk.
+    """
+    from ghostcast.cli.receiver_view import choose_view
+    from ghostcast.cli.run import check_report, run_interruptible, write_report
+    from ghostcast.image.target import Target
+    from ghostcast.net.interfaces import choose_interface
+    from receivers.engine import ReceiveEngine, ReceiveOptions
+
+    check_report(report)
+    if session is not None and not 1 <= len(session) <= limits.NAME_LENGTH_MAX:
+        raise UsageError(f"a session name has 1 to {limits.NAME_LENGTH_MAX} characters")
+    if memory < POOL_SIZE_MIN:
+        raise UsageError(f"--memory must be at least {format_size(POOL_SIZE_MIN)}")
+    options = ReceiveOptions(
+        interface=choose_interface(interface),
+        session_name=session,
+        port=port,
+        ttl=ttl,
+        max_wait_ns=None if max_wait is None else round(max_wait * limits.SECOND_NS),
+        pool_size=memory,
+        inject_loss=inject_loss,
+    )
+    engine: ReceiveEngine | None = None
+    error: BaseException | None = None
+    try:
+        opened = Target.open(target, raw_size=None)
+        try:
+            engine = ReceiveEngine(opened, options)
+            view = choose_view(engine, json_lines)
+            with view:
+                run_interruptible(lambda: engine.run(view), engine.interrupt)
+        finally:
+            opened.discard_if_untouched()
+    except BaseException as failure:
+        error = failure
+        raise
+    finally:
+        write_report(report, summary(options.session_name, engine, error))
+    status = exit_status(engine)
+    view.finish(status, closing_line(engine, status))
+    raise typer.Exit(status)
+
+
+def exit_status(engine: ReceiveEngine) -> ExitStatus:
+    """Return how the run ended: 0 only for a copy that was verified and flushed."""
+    from protocol.receiver_session import Outcome
+
+    outcome = engine.session.outcome if engine.session is not None else None
+    if outcome is Outcome.VERIFIED:
+        return ExitStatus.VERIFIED
+    if engine.interrupted:
+        return ExitStatus.INTERRUPTED
+    if outcome is Outcome.REFUSED:
+        return ExitStatus.TARGET
+    if outcome is Outcome.FAILED:
+        return engine.error.exit_status if isinstance(engine.error, GhostcastError) else ExitStatus.IMAGE
+    return ExitStatus.INCOMPLETE
+
+
+def closing_line(engine: ReceiveEngine, status: ExitStatus) -> str:
+    """Return one sentence that says what happened."""
+    session, manifest, target = engine.session, engine.manifest, engine.target.path
+    if status is ExitStatus.INTERRUPTED:
+        return f"Interrupted. {_untouched_or(engine, f'{target} is incomplete: do not use it.')}"
+    assert session is not None
+    if status is ExitStatus.VERIFIED:
+        assert manifest is not None
+        seconds = max(engine.seconds, 1e-9)
+        return (
+            f"Done. {target} holds {manifest.name}: {format_size(manifest.raw_size)} verified and flushed in "
+            f"{seconds:.1f} s ({format_rate(manifest.raw_size / seconds)}); {session.outcome_text}."
+        )
+    rest = _untouched_or(engine, f"{target} is incomplete: do not use it; run the same command again")
+    return f"Not complete: {session.outcome_text}. {rest}."
+
+
+def _untouched_or(engine: ReceiveEngine, text: str) -> str:
+    return text if engine.target.touched else "Nothing was written"
+
+
+def summary(name: str | None, engine: ReceiveEngine | None, error: BaseException | None) -> dict[str, Any]:
+    """Return the report's object; its keys are a contract."""
+    from protocol.receiver_session import Outcome
+    from receivers.chunks import zero_chunks
+
+    session = engine.session if engine is not None else None
+    manifest = engine.manifest if engine is not None else None
+    found = engine.found if engine is not None else None
+    outcome = session.outcome if session is not None else None
+    states = {Outcome.VERIFIED: "verified", Outcome.REFUSED: "refused"}
+    image = session.assembly(limits.OBJECT_IMAGE) if session is not None else None
+    return {
+        "session": found.announce.name if found is not None else name,
+        "state": states.get(outcome, "failed") if outcome is not None else "failed",
+        "reason": str(error) if error is not None else session.outcome_text if session is not None else "interrupted",
+        "image": {
+            "id": found.announce.image_id.hex(),
+            "name": found.announce.image_name,
+            "raw_bytes": found.announce.raw_size,
+            "stored_bytes": found.announce.stream_size,
+            "chunks": manifest.chunk_count if manifest is not None else None,
+        }
+        if found is not None
+        else None,
+        "target": str(engine.target.path) if engine is not None else None,
+        "seconds": round(engine.seconds, 3) if engine is not None else 0,
+        "bytes_written": engine.bytes_written if engine is not None else 0,
+        "chunks": {
+            "written": engine.chunks_written if engine is not None else 0,
+            "reused": 0,
+            "zero": len(zero_chunks(manifest)) if manifest is not None else 0,
+            "damaged": session.counters.chunks_damaged if session is not None else 0,
+        },
+        "slices": {
+            "received": session.counters.slices_completed if session is not None else 0,
+            "decoded": session.counters.slices_decoded if session is not None else 0,
+            "requested": session.counters.slices_requested if session is not None else 0,
+        },
+        "symbols": {
+            "received": session.counters.received if session is not None else 0,
+            "duplicate": image.counters.duplicate if image is not None else 0,
+            "surplus": image.counters.surplus if image is not None else 0,
+            "lost_network": session.lost_network if session is not None else 0,
+            "lost_host": session.lost_host if session is not None else 0,
+        },
+        "nacks": session.counters.nacks if session is not None else 0,
+        "datagrams_dropped": session.drops.total() if session is not None else 0,
+    }

@@ -1,0 +1,211 @@
+"""What a person, or a program, sees of a running ``receive``: a progress bar, plain lines, or JSON lines."""
+
+from __future__ import annotations
+
+import abc
+import sys
+import time
+from types import TracebackType
+
+from ghostcast.cli.run import print_json, printable
+from ghostcast.cli.size import format_size
+from ghostcast.fec.kernel import kernel_choice
+from protocol.discovery import Found
+from protocol.errors import ExitStatus
+from protocol.manifest import Manifest
+from receivers.engine import Observer, ReceiveEngine
+
+REFRESH_S = 0.2
+
+
+class View(Observer, abc.ABC):
+    """Base of the three ways to watch."""
+
+    def __init__(self, engine: ReceiveEngine) -> None:
+        self.engine = engine
+
+    def __enter__(self) -> View:
+        choice = kernel_choice()
+        if choice.slow_reason:
+            self.warning(choice.slow_reason)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Restore the terminal."""
+
+    def warning(self, text: str) -> None:
+        """Print a warning."""
+        print(f"warning: {text}", file=sys.stderr)
+
+    @abc.abstractmethod
+    def finish(self, status: ExitStatus, line: str) -> None:
+        """Say how it ended."""
+
+    def _share(self) -> float:
+        session = self.engine.session
+        if session is None or session.manifest is None:
+            return 0.0
+        return session.bytes_done / session.manifest.raw_size if session.manifest.raw_size else 1.0
+
+    def _loss(self) -> float:
+        session = self.engine.session
+        if session is None or not session.datagrams_expected:
+            return 0.0
+        return session.lost / session.datagrams_expected
+
+
+class JsonView(View):
+    """One JSON object per line."""
+
+    def __enter__(self) -> View:
+        super().__enter__()
+        self._due = 0.0
+        print_json({"event": "searching", "session": self.engine.options.session_name})
+        return self
+
+    def found(self, found: Found) -> None:
+        """Print which session was chosen."""
+        print_json({"event": "found", "session": found.announce.name, "sender": found.sender_host})
+
+    def welcomed(self, receiver_index: int) -> None:
+        """Print that the sender took this receiver in."""
+        print_json({"event": "joined", "index": receiver_index})
+
+    def manifest(self, manifest: Manifest) -> None:
+        """Print that writing begins."""
+        print_json({"event": "writing", "image": manifest.name, "raw_bytes": manifest.raw_size})
+
+    def warning(self, text: str) -> None:
+        """Print a warning."""
+        print_json({"event": "warning", "text": text})
+
+    def progress(self) -> None:
+        """Print where it stands, twice a second."""
+        session = self.engine.session
+        if session is None or session.manifest is None or time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + 0.5
+        print_json(
+            {
+                "event": "progress",
+                "state": session.state.value,
+                "seconds": round(self.engine.seconds, 3),
+                "bytes_done": session.bytes_done,
+                "share": round(self._share(), 4),
+                "loss": round(self._loss(), 6),
+                "lost_network": session.lost_network,
+                "lost_host": session.lost_host,
+                "slices_decoded": session.counters.slices_decoded,
+            }
+        )
+
+    def finish(self, status: ExitStatus, line: str) -> None:
+        """Print the last line."""
+        print_json({"event": "finished", "status": int(status), "text": line})
+
+
+class PlainView(View):
+    """Lines on standard error: for logs, and for terminals that are none."""
+
+    def __enter__(self) -> View:
+        super().__enter__()
+        print(_opening(self.engine), file=sys.stderr)
+        return self
+
+    def found(self, found: Found) -> None:
+        """Print which session was chosen."""
+        print(_found_line(found), file=sys.stderr)
+
+    def finish(self, status: ExitStatus, line: str) -> None:
+        """Print the last line."""
+        print(printable(line), file=sys.stderr)
+
+
+class LiveView(View):
+    """A progress bar."""
+
+    def __enter__(self) -> View:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        super().__enter__()
+        print(_opening(self.engine), file=sys.stderr)
+        self._due = 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("loss {task.fields[loss]:.2%} repaired {task.fields[repaired]}"),
+            console=Console(stderr=True),
+            auto_refresh=False,
+            transient=True,
+            expand=True,
+        )
+        self._task = self._bar.add_task("searching", total=None, loss=0.0, repaired=0)
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Restore the terminal."""
+        self._bar.stop()
+
+    def found(self, found: Found) -> None:
+        """Print which session was chosen."""
+        self._bar.console.print(_found_line(found), markup=False, highlight=False)
+
+    def progress(self) -> None:
+        """Draw again, five times a second."""
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + REFRESH_S
+        session = self.engine.session
+        if session is not None:
+            self._bar.update(
+                self._task,
+                description=session.state.value,
+                total=session.manifest.raw_size if session.manifest is not None else None,
+                completed=session.bytes_done,
+                loss=self._loss(),
+                repaired=session.counters.slices_decoded,
+            )
+        self._bar.refresh()
+
+    def finish(self, status: ExitStatus, line: str) -> None:
+        """Print the last line."""
+        self._bar.console.print(printable(line), style="green" if status == 0 else "bold red", markup=False)
+
+
+def _opening(engine: ReceiveEngine) -> str:
+    options = engine.options
+    name = f"session {options.session_name!r}" if options.session_name is not None else "a session"
+    return printable(f"looking for {name} on {options.interface.name} ({options.interface.address})")
+
+
+def _found_line(found: Found) -> str:
+    announce = found.announce
+    return printable(
+        f"joined session {announce.name!r} of {found.sender_host}: {announce.image_name}, "
+        f"{format_size(announce.raw_size)} of disk, {format_size(announce.stream_size)} compressed"
+    )
+
+
+def choose_view(engine: ReceiveEngine, json_lines: bool) -> View:
+    """Return how this run is shown."""
+    if json_lines:
+        return JsonView(engine)
+    return LiveView(engine) if sys.stderr.isatty() else PlainView(engine)

@@ -1,0 +1,289 @@
+"""``ghostcast send``: serve one image to everybody who joins the session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ghostcast.cli.size import format_rate, format_size, parse_rate, parse_size
+from protocol import limits
+from protocol.errors import ExitStatus, UsageError
+
+if TYPE_CHECKING:
+    from ghostcast.sender.engine import SendEngine
+    from protocol.sender_session import Event, Peer
+
+EXAMPLES = (
+    "Examples:\n\n"
+    "\b\n"
+    "  ghostcast send golden.img.zst --session lab --receivers 40\n"
+    "  ghostcast send golden.img.zst --receivers 40 --max-wait 300 --report run.json\n"
+    "  ghostcast send golden.img.zst --interface eth1 --rate 800Mbit --json | tee run.jsonl\n\n"
+    "Sending begins when --receivers have joined, when --max-wait is over and somebody is there, when you press Enter, "
+    "or, if neither option is given, when nobody has joined for 5 seconds after somebody did. Machines that join later "
+    "get the whole image too."
+)
+
+QUIET_S = 5
+"""Without any start rule: begin so long after the last receiver joined."""
+
+MAX_WAIT_DEFAULT_S = 300.0
+
+
+def _parse_rate(text: str) -> str:
+    if text != "auto":
+        parse_rate(text)
+    return text
+
+
+def _parse_fec(text: str) -> str:
+    if text != "auto" and not (text.isdigit() and int(text) <= limits.REPAIR_SYMBOLS_MAX):
+        raise typer.BadParameter(f"{text!r} is neither auto nor a number from 0 to {limits.REPAIR_SYMBOLS_MAX}")
+    return text
+
+
+def send(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image to send.", show_default=False)],
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session", metavar="NAME", help="The name that receivers ask for.", show_default="the image's name"
+        ),
+    ] = None,
+    interface: Annotated[
+        str | None,
+        typer.Option(
+            "--interface", metavar="IF", help="Name or address.", show_default="the one with the default route"
+        ),
+    ] = None,
+    receivers: Annotated[
+        int | None,
+        typer.Option(
+            "--receivers", metavar="N", min=1, max=limits.RECEIVERS_MAX, help="Begin when so many have joined."
+        ),
+    ] = None,
+    max_wait: Annotated[
+        float | None,
+        typer.Option(
+            "--max-wait",
+            metavar="S",
+            min=0,
+            max=1e7,
+            help="Begin after S seconds with whoever is there; with nobody there, give up.",
+            show_default="300",
+        ),
+    ] = None,
+    rate: Annotated[
+        str,
+        typer.Option("--rate", metavar="auto|RATE", parser=_parse_rate, help="A fixed rate such as 800Mbit, or auto."),
+    ] = "auto",
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group", metavar="ADDR", help="Multicast group for the data.", show_default="made from the session"
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option("--port", metavar="P", min=1, max=65535, help="UDP port.")
+    ] = limits.DISCOVERY_PORT,
+    ttl: Annotated[int, typer.Option("--ttl", min=0, max=255, help="Routers that multicast may cross, plus one.")] = 1,
+    fec: Annotated[
+        str,
+        typer.Option(
+            "--fec", metavar="auto|H", parser=_parse_fec, help="Repair symbols per slice sent in advance, or auto."
+        ),
+    ] = "auto",
+    symbol_size: Annotated[
+        int | None,
+        typer.Option(
+            "--symbol-size",
+            metavar="SIZE",
+            parser=parse_size,
+            help="Payload bytes of a datagram, a multiple of 32.",
+            show_default="what the MTU allows",
+        ),
+    ] = None,
+    interleave: Annotated[
+        int,
+        typer.Option(
+            "--interleave",
+            metavar="D",
+            min=1,
+            max=limits.WINDOW_SLICES_MAX,
+            help="Slices sent symbol by symbol in turn.",
+        ),
+    ] = limits.WINDOW_SLICES_DEFAULT,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write one JSON object about the run.", show_default=False),
+    ] = None,
+    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")] = False,
+) -> None:
+    """Send an image to everybody who joins the session.
+
+    The exit status is 0 only if every receiver that joined has confirmed a verified copy.
+    """
+    from ghostcast.cli.run import check_report, run_interruptible, write_report
+    from ghostcast.cli.sender_view import choose_view
+    from ghostcast.image.reader import ImageFile
+    from ghostcast.net.interfaces import choose_interface
+    from ghostcast.sender.engine import SendEngine, SendOptions
+    from protocol.sender_session import StartRule
+
+    check_report(report)
+    _check_session_name(session)
+    chosen = choose_interface(interface)
+    if symbol_size is not None and (
+        symbol_size % limits.SYMBOL_SIZE_STEP or not limits.SYMBOL_SIZE_MIN <= symbol_size <= chosen.symbol_size_max
+    ):
+        raise UsageError(
+            f"--symbol-size must be a multiple of {limits.SYMBOL_SIZE_STEP} from {limits.SYMBOL_SIZE_MIN} to "
+            f"{chosen.symbol_size_max} on {chosen.name} (MTU {chosen.mtu}), not {symbol_size}"
+        )
+    wait = max_wait if max_wait is not None else MAX_WAIT_DEFAULT_S
+    start = StartRule(
+        receivers=receivers or 0,
+        max_wait_ns=round(wait * limits.SECOND_NS),
+        quiet_ns=QUIET_S * limits.SECOND_NS if receivers is None and max_wait is None else None,
+    )
+    with ImageFile.open(image) as opened:
+        options = SendOptions(
+            session_name=session or opened.manifest.name or image.name,
+            interface=chosen,
+            start=start,
+            group=group,
+            port=port,
+            ttl=ttl,
+            rate=None if rate == "auto" else float(parse_rate(rate)),
+            repair_symbols=None if fec == "auto" else int(fec),
+            symbol_size=symbol_size,
+            window_slices=interleave,
+        )
+        engine = SendEngine(opened, options, int.from_bytes(os.urandom(4)) | 1)
+        view = choose_view(engine, json_lines)
+        error: BaseException | None = None
+        try:
+            with view:
+                run_interruptible(lambda: engine.run(view), engine.interrupt, on_enter=engine.start_now)
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            write_report(report, summary(engine, error))
+    status = exit_status(engine)
+    view.finish(status, closing_line(engine, status))
+    raise typer.Exit(status)
+
+
+def _check_session_name(name: str | None) -> None:
+    if name is not None and not (1 <= len(name) <= limits.NAME_LENGTH_MAX and name.isprintable()):
+        raise UsageError(f"a session name has 1 to {limits.NAME_LENGTH_MAX} printable characters")
+
+
+def exit_status(engine: SendEngine) -> ExitStatus:
+    """Return how the run ended: 0 only if somebody came and every one of them verified."""
+    from protocol.sender_session import PeerState
+
+    assert engine.session is not None
+    session = engine.session
+    everybody = session.peers + session.refused
+    if engine.interrupted:
+        return ExitStatus.INTERRUPTED
+    if not everybody:
+        return ExitStatus.NOBODY_CAME
+    if all(peer.state is PeerState.VERIFIED for peer in everybody):
+        return ExitStatus.VERIFIED
+    return ExitStatus.INCOMPLETE
+
+
+def closing_line(engine: SendEngine, status: ExitStatus) -> str:
+    """Return one sentence that says what happened."""
+    from protocol.sender_session import PeerState
+
+    assert engine.session is not None
+    session, manifest = engine.session, engine.image.manifest
+    everybody = session.peers + session.refused
+    verified = sum(peer.state is PeerState.VERIFIED for peer in everybody)
+    if status is ExitStatus.NOBODY_CAME:
+        return f"Nobody came: no receiver joined session {engine.options.session_name!r} in time; nothing was sent."
+    counts = f"{verified} of {len(everybody)} receivers verified"
+    if status is ExitStatus.INTERRUPTED:
+        return f"Interrupted: {counts}; the others were told to stop."
+    seconds = max(engine.seconds, 1e-9)
+    sent = f"{engine.wire_bytes / max(manifest.stream_size, 1):.3f} x the compressed image on the wire"
+    line = (
+        f"{manifest.name}: {counts} in {seconds:.1f} s ({format_size(manifest.raw_size)} of disk, "
+        f"{format_rate(manifest.raw_size / seconds)} each; {sent})."
+    )
+    if status is ExitStatus.VERIFIED:
+        return f"Done. {line}"
+    missing = [peer for peer in everybody if peer.state is not PeerState.VERIFIED]
+    shown = "; ".join(f"{_label(peer)} {peer.state.value} ({peer.reason})" for peer in missing[:5])
+    more = f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
+    return f"Not complete. {line} Missing: {shown}{more}."
+
+
+def _label(peer: Peer) -> str:
+    from ghostcast.cli.run import printable
+
+    return printable(f"{peer.host}:{peer.target}")
+
+
+def summary(engine: SendEngine, error: BaseException | None) -> dict[str, Any]:
+    """Return the report's object; its keys are a contract."""
+    manifest, session = engine.image.manifest, engine.session
+    seconds = engine.seconds
+    everybody = session.peers + session.refused if session is not None else []
+    return {
+        "session": engine.options.session_name,
+        "image": {
+            "id": manifest.image_id.hex(),
+            "name": manifest.name,
+            "raw_bytes": manifest.raw_size,
+            "stored_bytes": manifest.stream_size,
+            "chunks": manifest.chunk_count,
+        },
+        "error": str(error) if error is not None else None,
+        "interrupted": engine.interrupted,
+        "seconds": round(seconds, 3),
+        "wire_bytes": engine.wire_bytes,
+        "symbols": {
+            "source": session.sent.source_symbols if session else 0,
+            "repair": session.sent.repair_symbols if session else 0,
+        },
+        "passes": session.pass_count + 1 if session is not None and session.started else 0,
+        "nacks": session.sent.nacks if session else 0,
+        "rate_bits_per_s": round(engine.wire_bytes * 8 / seconds) if seconds else 0,
+        "datagrams_dropped": session.drops.total() if session else 0,
+        "receivers": [peer_summary(engine, peer) for peer in everybody],
+    }
+
+
+def peer_summary(engine: SendEngine, peer: Peer) -> dict[str, Any]:
+    """Return what the report says of one receiver."""
+    begun = engine.started_ns or peer.joined_ns
+    end = peer.ended_ns or engine.ended_ns
+    return {
+        "id": peer.receiver_id.hex(),
+        "host": peer.host,
+        "target": peer.target,
+        "address": peer.address[0],
+        "state": peer.state.value,
+        "reason": peer.reason,
+        "seconds": round(max(0, (end or begun) - max(begun, peer.joined_ns)) / limits.SECOND_NS, 3),
+        "bytes_done": peer.done.bytes_written if peer.done else peer.report.bytes_done if peer.report else 0,
+        "lost_network": peer.done.lost_network if peer.done else peer.report.lost_network if peer.report else 0,
+        "lost_host": peer.done.lost_host if peer.done else peer.report.lost_host if peer.report else 0,
+    }
+
+
+def describe(event: Event) -> str:
+    """Return one line about something that happened, for people."""
+    from ghostcast.cli.run import printable
+
+    who = "" if event.peer is None else printable(f"{event.peer.host} ({event.peer.target})")
+    text = printable(event.text)
+    return " ".join(filter(None, (who, event.kind.value.replace("_", " "), f"- {text}" if text else "")))
