@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from ghostcast.image import in_use
 from protocol import limits
 from protocol.errors import ImageError, UsageError
 from protocol.manifest import Source
@@ -60,6 +61,8 @@ class RawSource:
         """Bytes; None for a stream, which is as long as it is."""
         self.sector_size = sector_size
         """Logical sector size in bytes; 0 where the source has none."""
+        self.use = in_use.device_use(os.fstat(descriptor).st_rdev) if kind == "block device" else None
+        """Who uses a block device, and so may write to it while it is read; None if nobody does."""
         self._descriptor = descriptor
 
     @classmethod
