@@ -328,15 +328,17 @@ def test_a_device_that_ends_too_early_says_where(device: Path) -> None:
 
 @needs_root
 def test_a_full_file_system_says_where(tmp_path: Path) -> None:
-    with mounted("tmpfs", tmp_path / "small", "-t", "tmpfs", "-o", "size=1m") as small:
-        with Target.open(small / "disk", raw_size=2 << 20) as target:
-            target.require(2 << 20, 1 << 20)
-            with pytest.raises(TargetError, match="it has room for 1048576 bytes, the image needs 2097152"):
-                target.require(2 << 20, 2 << 20)
-            target.write(0, bytes(1 << 20))
-            target.require(2 << 20, 1 << 20)  # what the file has already counts
-            with pytest.raises(TargetError, match="writing at byte 1048576 failed: No space left on device"):
-                target.write(1 << 20, bytes(4096))
+    with (
+        mounted("tmpfs", tmp_path / "small", "-t", "tmpfs", "-o", "size=1m") as small,
+        Target.open(small / "disk", raw_size=2 << 20) as target,
+    ):
+        target.require(2 << 20, 1 << 20)
+        with pytest.raises(TargetError, match="it has room for 1048576 bytes, the image needs 2097152"):
+            target.require(2 << 20, 2 << 20)
+        target.write(0, bytes(1 << 20))
+        target.require(2 << 20, 1 << 20)  # what the file has already counts
+        with pytest.raises(TargetError, match="writing at byte 1048576 failed: No space left on device"):
+            target.write(1 << 20, bytes(4096))
 
 
 @pytest.mark.parametrize(
