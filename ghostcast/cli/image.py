@@ -8,7 +8,7 @@ into one line and its exit status. Everything heavy is imported where it is used
 from __future__ import annotations
 
 import contextlib
-import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ghostcast.cli.run import print_json, printable
 from ghostcast.cli.size import format_rate, format_size, parse_size
 from protocol import limits
 from protocol.errors import UsageError
@@ -43,12 +44,20 @@ _Force = Annotated[bool, typer.Option("--force", help="Replace the file if it ex
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")]
 
 
+@app.callback()
+def end_tidily() -> None:
+    """Let a polite kill end as Ctrl-C does: what is half done is removed."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup's ignoring of SIGHUP is respected
+            signal.signal(number, signal.default_int_handler)
+
+
 @app.command(
     epilog="Examples:\n\n"
     "\b\n"
     "  ghostcast image create /dev/sda golden.img.zst\n"
     "  ghostcast image create disk.raw golden.img.zst --level 9 --name golden-2026\n"
-    "  qemu-img convert -O raw vm.qcow2 /dev/stdout | ghostcast image create - vm.img.zst"
+    "  ssh web1 sudo dd if=/dev/sda bs=1M | ghostcast image create - web1.img.zst"
 )
 def create(
     source: Annotated[
@@ -118,7 +127,7 @@ def info(image: _ImagePath, json_lines: _Json = False) -> None:
         manifest = opened.manifest
     facts = _facts(image, manifest)
     if json_lines:
-        _print_json(facts)
+        print_json(facts)
         return
     source = manifest.source
     created = datetime.datetime.fromtimestamp(manifest.created, datetime.UTC)
@@ -138,7 +147,7 @@ def info(image: _ImagePath, json_lines: _Json = False) -> None:
     for title, value in rows.items():
         if value != "":
             # Names come from a file that anybody may have made: a terminal must not obey them.
-            print(f"{_printable(title):<14}{_printable(str(value))}")
+            print(f"{printable(title):<14}{printable(str(value))}")
 
 
 @app.command(epilog="Example:\n\n\b\n  ghostcast image verify golden.img.zst && echo good")
@@ -224,19 +233,11 @@ def _ratio(manifest: Manifest) -> str:
     return f", {manifest.raw_size / manifest.stream_size:.2f}:1" if manifest.stream_size else ""
 
 
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value), flush=True)
-
-
 def _finish(done: str, path: Path, image: Path, manifest: Manifest, start: float, json_lines: bool) -> None:
     """Print the one line that says what was done to ``path``."""
     seconds = time.monotonic() - start
     if json_lines:
-        _print_json({"event": done, "path": str(path), "seconds": round(seconds, 3), **_facts(image, manifest)})
+        print_json({"event": done, "path": str(path), "seconds": round(seconds, 3), **_facts(image, manifest)})
         return
     print(
         f"{path}: {done}: {format_size(manifest.raw_size)} of disk, {format_size(manifest.stream_size)} compressed"
@@ -253,7 +254,7 @@ def _damage_printer(json_lines: bool) -> Callable[[ChunkError], None]:
         nonlocal shown
         start, end = error.stored_range
         if json_lines:
-            _print_json(
+            print_json(
                 {
                     "event": "damaged",
                     "chunk": error.chunk_index,
@@ -312,7 +313,7 @@ def _json_progress(action: str, raw_size: int | None) -> Progress:
         if time.monotonic() < due:
             return
         due = time.monotonic() + _JSON_INTERVAL_S
-        _print_json(
+        print_json(
             {
                 "event": "progress",
                 "action": action,

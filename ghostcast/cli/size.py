@@ -13,7 +13,7 @@ from fractions import Fraction
 import typer
 
 _PREFIXES = ("", "k", "m", "g", "t", "p")
-_NUMBER = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([a-z/]*)\s*", re.IGNORECASE)
+_NUMBER = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([a-z/]*)\s*", re.IGNORECASE)
 _SIZE_UNIT = re.compile(r"(?:([kmgtp])i?)?b?", re.IGNORECASE)
 _BIT_RATE_UNIT = re.compile(r"([kmgtp]?)(?:bits?(?:/s)?|b(?:/s)?|bps)?", re.IGNORECASE)
 _BYTE_RATE_UNIT = re.compile(r"([kmgtpKMGTP]?)(i?)B(?:/s|ps)?")
