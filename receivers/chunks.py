@@ -6,6 +6,8 @@ frame it came from matched the digest in the manifest, and the manifest itself m
 
 from __future__ import annotations
 
+import dataclasses
+import mmap
 import threading
 
 import blake3
@@ -71,6 +73,8 @@ class ChunkWriter:
     """Checks chunks against the manifest and writes them. Safe for several threads at once."""
 
     def __init__(self, target: Target, manifest: Manifest) -> None:
+        """Make the target ready for this image; the first thing that touches it."""
+        target.begin(manifest.raw_size)
         self._target = target
         self._manifest = manifest
         self._local = threading.local()
@@ -87,12 +91,13 @@ class ChunkWriter:
         if blake3.blake3(frame).digest() != self._manifest.stored_digests[chunk].tobytes():
             return False
         raw_start, raw_stop = self._manifest.raw_range(chunk)
+        worker = self._worker()
+        raw = worker.page[: raw_stop - raw_start]
         try:
-            raw = self._decoder().decode(frame, raw_stop - raw_start)
+            worker.decoder.decode_into(frame, raw)
         except ImageError as error:
             raise ImageError(f"the image is damaged at its source: chunk {chunk}: {error}") from error
         self._target.write(raw_start, raw, chunk)
-        self._target.start_writeback(raw_start, raw_stop - raw_start)
         return True
 
     def zero(self, chunks: npt.NDArray[np.int64]) -> None:
@@ -104,11 +109,22 @@ class ChunkWriter:
             for offset in range(start, stop, ZERO_RANGE_SIZE_MAX):
                 self._target.zero(offset, min(ZERO_RANGE_SIZE_MAX, stop - offset))
 
-    def _decoder(self) -> FrameDecoder:
-        decoder: FrameDecoder | None = getattr(self._local, "decoder", None)
-        if decoder is None:
-            decoder = self._local.decoder = FrameDecoder()
-        return decoder
+    def _worker(self) -> _Worker:
+        worker: _Worker | None = getattr(self._local, "worker", None)
+        if worker is None:
+            # Anonymous memory begins on a page, which writes past the page cache need.
+            page = memoryview(mmap.mmap(-1, self._manifest.chunk_size))
+            worker = self._local.worker = _Worker(FrameDecoder(), page)
+        return worker
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Worker:
+    """What one thread keeps between chunks."""
+
+    decoder: FrameDecoder
+    page: memoryview
+    """Room for one raw chunk."""
 
 
 def zero_chunks(manifest: Manifest) -> npt.NDArray[np.int64]:

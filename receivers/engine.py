@@ -45,7 +45,7 @@ from protocol.receiver_session import (
 )
 from protocol.reed_solomon import Code, Codec
 from receivers.chunks import ChunkWriter, ObjectMemory, decode_slice, read_manifest, zero_chunks
-from receivers.workers import WORKERS_MAX, WorkerPool
+from receivers.workers import WorkerPool, worker_count
 
 GATHER_S = 0.0005
 """Pause after a small fetch, so that the next one is larger; only where the receive buffer covers it many times."""
@@ -331,7 +331,7 @@ class _Ingest:
             for object_id in (limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE)
         }
         self._codec = Codec(Code(announce.source_symbols), load_kernel())
-        self._workers: WorkerPool[_Result] = WorkerPool(min(os.cpu_count() or 2, WORKERS_MAX), self.wake)
+        self._workers: WorkerPool[_Result] = WorkerPool(worker_count(), self.wake)
         self._writer: ChunkWriter | None = None
         self._zeroing = False
         self._all_written = False
@@ -518,11 +518,11 @@ class _Ingest:
         data_size = sum_of_raw(manifest, manifest.transferred)
         try:
             target.require(manifest.raw_size, data_size)
+            self._writer = writer = ChunkWriter(target, manifest)
         except TargetError as error:
             self._give_up(error)
             return
         self._engine.manifest = manifest
-        self._writer = writer = ChunkWriter(target, manifest)
         zeros = zero_chunks(manifest)
         self._zeroing = True
 

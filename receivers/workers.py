@@ -8,6 +8,7 @@ number of jobs: a chunk becomes a job only with all its slices in memory.
 from __future__ import annotations
 
 import collections
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -15,8 +16,16 @@ from typing import Generic, TypeVar
 
 Outcome = TypeVar("Outcome")
 
+WORKERS_MIN = 3
+"""Even on one core: while one waits for the disk, others decompress."""
+
 WORKERS_MAX = 8
 """More threads than this contend for the interpreter instead of helping."""
+
+
+def worker_count() -> int:
+    """Return how many workers suit this machine."""
+    return min(max((os.cpu_count() or 1) + 1, WORKERS_MIN), WORKERS_MAX)
 
 
 class WorkerPool(Generic[Outcome]):

@@ -58,3 +58,31 @@ class FrameDecoder:
         if len(raw) != raw_size:  # a skippable frame announces its payload's size and decompresses to nothing
             raise ImageError(f"its frame decompresses to {len(raw)} bytes instead of {raw_size}")
         return raw
+
+    def decode_into(self, frame: bytes | memoryview, target: memoryview) -> None:
+        """Fill ``target`` with the bytes of one frame, which must be exactly as many. Releases the GIL.
+
+        For callers whose memory has to lie somewhere, such as on a page boundary: no copy is made on the way.
+
+        Raises:
+            ImageError: as ``decode``; ``target`` then holds rubbish.
+        """
+        try:
+            _check_announced_size(frame, len(target))
+            with self._decompressor.stream_reader(frame) as reader:
+                done = 0
+                while done < len(target) and (count := reader.readinto(target[done:])):
+                    done += count
+                # The frame's checksum is looked at when its end is reached: one more byte must not be there.
+                surplus = reader.read(1)
+        except zstandard.ZstdError as error:
+            raise ImageError(f"its frame cannot be decompressed: {error}") from error
+        if done != len(target) or surplus:
+            raise ImageError(f"its frame decompresses to {done + len(surplus)} bytes or more instead of {len(target)}")
+
+
+def _check_announced_size(frame: bytes | memoryview, raw_size: int) -> None:
+    """Check before decompressing, which allocates whatever the header announces."""
+    announced_size = zstandard.get_frame_parameters(frame).content_size
+    if announced_size != raw_size:
+        raise ImageError(f"its frame announces {announced_size} bytes instead of {raw_size}")
