@@ -112,12 +112,13 @@ class Assembly:
         slots = slices % self.slots
         foreign = active & (self._owner[slots] != slices)
         if foreign.any():
-            whole = foreign & (esis < self.partition.source_symbols)
-            for newcomer in np.unique(slices[whole]).tolist():
-                self._claim(newcomer)
-            free = foreign & (self._owner[slots] < 0)
-            for newcomer in np.unique(slices[free]).tolist():
-                self._claim(newcomer)
+            # A slice whose own window is still under way keeps its slot: two slices of one window that share a slot
+            # would take it from one another at every symbol, and neither would ever be complete.
+            passed = self._end_sequence[slots] < end_sequences
+            free = self._owner[slots] < 0
+            claiming = foreign & (free | (passed & (esis < self.partition.source_symbols)))
+            for newcomer in np.unique(slices[claiming]).tolist():
+                self._claim(newcomer, int(end_sequences[slices == newcomer].max()))
             mine = self._owner[slots] == slices
             self.counters.pool_full += int(np.count_nonzero(active & ~mine & (self._pins[slots] > 0)))
             active &= mine & (self.state[slices] == SliceState.MISSING)
@@ -148,11 +149,11 @@ class Assembly:
             self.missing_count -= len(full)
         return Placement(rows, full)
 
-    def _claim(self, slice_index: int) -> None:
+    def _claim(self, slice_index: int, end_sequence: int) -> None:
         """Give a slot to a new slice, if whoever holds it may be forgotten."""
         slot = slice_index % self.slots
         old = int(self._owner[slot])
-        if self._pins[slot] or old == slice_index:
+        if self._pins[slot] or (old >= 0 and self._end_sequence[slot] >= end_sequence):
             return
         if old >= 0:
             self.counters.forgotten += 1
@@ -161,6 +162,7 @@ class Assembly:
                 self.missing_count += 1
                 self._lost_complete.append(old)
         self._clear(slot, slice_index)
+        self._end_sequence[slot] = end_sequence
 
     def _clear(self, slot: int, owner: int) -> None:
         self._owner[slot] = owner

@@ -176,9 +176,9 @@ class Report(Message, frozen=True, array_like=True, tag=10):
     overrun_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
     """Loss in this host (socket buffer, slice pool) over the last report interval."""
     pool_fill_permille: Annotated[int, msgspec.Meta(ge=0, le=1000)]
-    """Share of the slice pool that waits for this receiver's own disk and workers."""
+    """How full this receiver is: the fuller of its slice pool (waiting for its disk) and its socket buffer."""
     drain_rate: U63
-    """Stream bytes per second that this receiver finished over the last report interval."""
+    """Stream bytes per second that this receiver finishes, smoothed over the last few report intervals."""
     bytes_done: U63
     """Raw bytes verified and written, zero chunks included."""
     finishing: bool

@@ -18,7 +18,7 @@ NACK_PROBABILITY = 0.05
 LOSS_NEGLIGIBLE = 1e-6
 """Below it no surplus is sent: one lost datagram in a million is what repair is for."""
 
-LOSS_DECAY_NS = 10 * limits.SECOND_NS
+LOSS_DECAY_NS = 2 * limits.SECOND_NS
 """Time constant with which a loss estimate falls; it rises at once."""
 
 

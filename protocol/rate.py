@@ -25,6 +25,9 @@ STARTUP_FACTOR = 2.0
 GROWTH_SHARE = 0.05
 """Growth per step afterwards, as a share of the rate: back from half to full in fourteen steps."""
 
+USED_SHARE = 0.75
+"""The rate grows only while so much of it is really sent: a sender at its own limit learns nothing from going on."""
+
 CUT_MARGIN = 0.97
 """A cut goes a little below what was measured to get through, so that the queue drains."""
 
@@ -99,7 +102,7 @@ class RateControl:
         Args:
             now: instant in ns.
             interval_ns: the control interval; after a cut two of them pass before anything is believed again.
-            measured_rate: bytes per second that really went out; the rate does not grow beyond twice what is used.
+            measured_rate: bytes per second that really went out; the rate grows only while it is used.
         """
         fresh = [track for track in self._tracks.values() if track.latest is not None]
         if now < self._hold_until_ns or not fresh:
@@ -122,7 +125,7 @@ class RateControl:
                 self._experiment = _Experiment(self.rate, loss)
             self.rate = max(self.floor, limit, self.rate / 2)
             self._changed(now, 2 * interval_ns)
-        elif loss - self.background * BACKGROUND_SLACK <= LOSS_LOW and measured_rate > 0.5 * self.rate:
+        elif loss - self.background * BACKGROUND_SLACK <= LOSS_LOW and measured_rate > USED_SHARE * self.rate:
             grown = self.rate * (STARTUP_FACTOR if self._startup else 1 + GROWTH_SHARE)
             if grown > self.ceiling:
                 grown = self.ceiling

@@ -205,6 +205,8 @@ class ReceiverSession:
         self.drops = wire.Drops()
         self.counters = ReceivedCounters()
         self.bytes_done = 0
+        self.backlog = 0.0
+        """Share of the socket's buffer that waits to be fetched, as the engine measures it."""
         self.status: messages.Status | None = None
         manifest = Partition(announce.manifest_size, announce.symbol_size, announce.source_symbols)
         image = Partition(announce.stream_size, announce.symbol_size, announce.source_symbols)
@@ -716,9 +718,10 @@ class ReceiverSession:
     def _send_report(self, now: int) -> None:
         assert self.receiver_index is not None
         image = self._objects[limits.OBJECT_IMAGE].assembly
-        self._loss_ppm, overrun_ppm, drain_rate = self._interval.close(
+        measured = self._interval.close(
             now, self.datagrams_expected, self.counters.received, self.counters.lost_host, image.counters.pool_full
         )
+        self._loss_ppm = measured.loss_ppm
         self._send(
             messages.Report(
                 receiver_index=self.receiver_index,
@@ -727,10 +730,10 @@ class ReceiverSession:
                 symbols_received=self.counters.received,
                 lost_network=self.lost_network,
                 lost_host=self.lost_host,
-                loss_ppm=self._loss_ppm,
-                overrun_ppm=overrun_ppm,
-                pool_fill_permille=int(image.fill * 1000),
-                drain_rate=drain_rate,
+                loss_ppm=measured.loss_ppm,
+                overrun_ppm=measured.overrun_ppm,
+                pool_fill_permille=int(max(image.fill, self.backlog) * 1000),
+                drain_rate=measured.drain_rate,
                 bytes_done=self.bytes_done,
                 finishing=self.state is ReceiverState.FINISHING,
             )
@@ -754,6 +757,15 @@ class ReceiverSession:
         self._done_retry_ns = min(2 * self._done_retry_ns, limits.DONE_REPEAT_MAX_NS)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Measured:
+    """What happened between two reports."""
+
+    loss_ppm: int
+    overrun_ppm: int
+    drain_rate: int
+
+
 class _Interval:
     """Counters at the last report, so that the next one can speak of the time between."""
 
@@ -764,21 +776,29 @@ class _Interval:
         self._received = 0
         self._dropped = 0
         self._pool_full = 0
+        self._unexplained = 0
+        self._drain_rate = 0.0
 
-    def close(self, now: int, expected: int, received: int, dropped: int, pool_full: int) -> tuple[int, int, int]:
-        """Return network loss and host overrun in millionths and the drain rate in bytes/s, and begin anew."""
+    def close(self, now: int, expected: int, received: int, dropped: int, pool_full: int) -> _Measured:
+        """Return network loss and host overrun in millionths and the smoothed drain rate, and begin anew.
+
+        The kernel drops at the tail of a queue, whose gap is seen only when the queue has been read: drops wait in
+        ``_unexplained`` until the gap they made comes by, and are never mistaken for loss in the network.
+        """
         sent = expected - self._expected
         lost = max(0, sent - (received - self._received))
-        host = min(lost, dropped - self._dropped)
+        self._unexplained += dropped - self._dropped
+        host = min(lost, self._unexplained)
+        self._unexplained -= host
         overrun = host + pool_full - self._pool_full
         seconds = max(now - self._begun_ns, 1) / limits.SECOND_NS
-        drain_rate = int(self.stream_bytes / seconds)
+        self._drain_rate += 0.5 * (self.stream_bytes / seconds - self._drain_rate)
         self._begun_ns, self.stream_bytes = now, 0
         self._expected, self._received, self._dropped, self._pool_full = expected, received, dropped, pool_full
         if sent <= 0:
-            return 0, 0, drain_rate
-        return (
-            min(1_000_000, (lost - host) * 1_000_000 // sent),
-            min(1_000_000, overrun * 1_000_000 // sent),
-            drain_rate,
+            return _Measured(0, 0, int(self._drain_rate))
+        return _Measured(
+            loss_ppm=min(1_000_000, (lost - host) * 1_000_000 // sent),
+            overrun_ppm=min(1_000_000, overrun * 1_000_000 // sent),
+            drain_rate=int(self._drain_rate),
         )

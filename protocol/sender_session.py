@@ -77,6 +77,9 @@ class Peer:
     reason: str = ""
     ended_ns: int | None = None
     loss: float = 0.0
+    """Network loss of the last report interval, in [0, 1]."""
+    lasting_loss: float = 0.0
+    """The lower loss of the last two intervals: one bad interval is a burst or a queue, not the link."""
     report: messages.Report | None = None
     done: messages.Done | None = None
 
@@ -489,7 +492,7 @@ class SenderSession:
 
     def _finish_peer(self, peer: Peer, state: PeerState, reason: str, now: int) -> None:
         peer.state, peer.reason, peer.ended_ns = state, reason, now
-        peer.loss = 0.0
+        peer.loss = peer.lasting_loss = 0.0
         if self._rate is not None:
             self._rate.forget(peer.index)
 
@@ -552,7 +555,7 @@ class SenderSession:
             self.drops.stale += 1
             return
         self.sent.nacks += 1
-        self._sample(peer, message.echo_us, message.hold_us, message.loss_ppm, now)
+        self._sample_round_trip(message.echo_us, message.hold_us, now)
         slices, counted = schedule.request(*deficits, message.sequence)
         if not len(slices):
             return
@@ -590,7 +593,10 @@ class SenderSession:
         peer.report = message
         peer.state = PeerState.FINISHING if message.finishing else PeerState.RECEIVING
         self._reported = True
-        self._sample(peer, message.echo_us, message.hold_us, message.loss_ppm, now)
+        self._sample_round_trip(message.echo_us, message.hold_us, now)
+        loss = message.loss_ppm / 1e6
+        peer.lasting_loss, peer.loss = min(loss, peer.loss), loss
+        self._loss.observe(peer.lasting_loss, now)
         if self._rate is not None:
             self._rate.observe(
                 peer.index,
@@ -603,12 +609,10 @@ class SenderSession:
                 now,
             )
 
-    def _sample(self, peer: Peer, echo_us: int, hold_us: int, loss_ppm: int, now: int) -> None:
+    def _sample_round_trip(self, echo_us: int, hold_us: int, now: int) -> None:
         round_trip_us = ((now // limits.MICROSECOND_NS) - echo_us - hold_us) & 0xFFFFFFFF
         if echo_us and round_trip_us < limits.GRTT_MAX_NS // limits.MICROSECOND_NS:
             self._round_trip.observe(round_trip_us * limits.MICROSECOND_NS, now, self.report_interval_ns)
-        peer.loss = loss_ppm / 1e6
-        self._loss.observe(peer.loss, now)
 
     def _done(self, message: messages.Done, address: Address, now: int) -> None:
         peer = self._heard(message.receiver_index, address, now)
@@ -695,7 +699,7 @@ class SenderSession:
         whole = self.parameters.repair_symbols
         if whole is None and not self._reported:
             whole = limits.REPAIR_SYMBOLS_START
-        losing = sum(peer.loss > parity.LOSS_NEGLIGIBLE for peer in self.peers if peer.live)
+        losing = sum(peer.lasting_loss > parity.LOSS_NEGLIGIBLE for peer in self.peers if peer.live)
         loss = min(self._loss.value(now), 0.9)
         return SurplusOf(self.parameters.source_symbols, whole, max(1, losing), loss)
 

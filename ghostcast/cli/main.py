@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -10,6 +11,9 @@ import typer
 from ghostcast.cli import demo, image, receive, send
 from ghostcast.version import VERSION
 from protocol.errors import ExitStatus, GhostcastError
+
+# numpy's linear algebra is never used here; its threads would spin beside ours.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 app = typer.Typer(
     name="ghostcast",

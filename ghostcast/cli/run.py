@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -44,6 +45,8 @@ def run_interruptible(
             loop.add_reader(sys.stdin, _enter_pressed, on_enter)
         return await main()
 
+    # What exists now lives to the end: the collector need not walk it in the middle of the data.
+    gc.freeze()
     return asyncio.run(guarded())
 
 

@@ -164,16 +164,25 @@ def enlarge_receive_buffer(opened: socket.socket) -> ReceiveBuffer:
     return ReceiveBuffer(opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
 
 
-def dropped_by_kernel(opened: socket.socket) -> int:
-    """Return how many buffers the kernel has dropped at this socket, 0 where it does not say.
+@dataclasses.dataclass(frozen=True, slots=True)
+class SocketState:
+    """What the kernel says of a receiving socket at a moment."""
 
-    A buffer holds one datagram, or a whole batch where segmentation offload joined them.
-    """
+    dropped: int
+    """Buffers dropped so far, modulo 2**32. A buffer holds one datagram, or a batch that offload has joined."""
+    backlog: float
+    """Share of the receive buffer that waits to be fetched, in [0, 1]."""
+
+
+def socket_state(opened: socket.socket) -> SocketState:
+    """Return a socket's drops and backlog, both 0 where the system does not say."""
     if not _LINUX:
-        return 0
+        return SocketState(0, 0.0)
     try:
         information = opened.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36)
     except OSError:
-        return 0
-    count: int = struct.unpack_from("I", information, 32)[0] if len(information) >= 36 else 0
-    return count
+        return SocketState(0, 0.0)
+    if len(information) < 36:
+        return SocketState(0, 0.0)
+    allocated, buffer, *_rest, dropped = struct.unpack("9I", information)
+    return SocketState(dropped, min(1.0, allocated / max(buffer, 1)))
