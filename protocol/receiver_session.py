@@ -379,6 +379,8 @@ class ReceiverSession:
         self._join_ns = None
         if self.state is ReceiverState.JOINING:
             self.state = ReceiverState.MANIFEST if self.manifest is None else ReceiverState.RECEIVING
+            # All of a small image may have come while the WELCOME was on its way.
+            self._check_all_written()
 
     def _take_status(self, message: messages.Status, now: int) -> None:
         self.status = message
