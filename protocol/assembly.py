@@ -34,6 +34,10 @@ class SliceState(enum.IntEnum):
     """k symbols are in the ring; perhaps still to be decoded."""
 
 
+# Plain numbers: looking an enum's member up costs more than the comparison it is for.
+_UNWANTED, _MISSING, _COMPLETE = (int(state) for state in SliceState)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Placement:
     """What to do with a batch of symbols."""
@@ -41,7 +45,9 @@ class Placement:
     rows: Int64Array
     """``int64[n]``: buffer row of each symbol; ``trash_row`` where it is not wanted."""
     completed: Int64Array
-    """Slices that became complete with this batch, ascending."""
+    """``int64[m]``: slices that became complete with this batch, ascending."""
+    to_decode: npt.NDArray[np.bool_]
+    """``bool[m]``: which of them lack source symbols."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -77,7 +83,7 @@ class Assembly:
         self._repair_base = self.slots * k
         self.trash_row = self.slots * (k + partition.repair_symbols)
         self.row_count = self.trash_row + 1
-        self.state = np.where(wanted, SliceState.MISSING, SliceState.UNWANTED).astype(np.uint8)
+        self.state = np.where(wanted, _MISSING, _UNWANTED).astype(np.uint8)
         self._owner = np.full(self.slots, -1, np.int64)
         self._have = np.zeros((self.slots, k + partition.repair_symbols), np.bool_)
         self._count = np.zeros(self.slots, np.int64)
@@ -108,7 +114,7 @@ class Assembly:
             A fixed number of numpy operations, plus a few per slice that appears for the first time.
         """
         rows = np.full(len(slices), self.trash_row)
-        active = self.state[slices] == SliceState.MISSING
+        active = self.state[slices] == _MISSING
         slots = slices % self.slots
         foreign = active & (self._owner[slots] != slices)
         if foreign.any():
@@ -121,11 +127,11 @@ class Assembly:
                 self._claim(newcomer, int(end_sequences[slices == newcomer].max()))
             mine = self._owner[slots] == slices
             self.counters.pool_full += int(np.count_nonzero(active & ~mine & (self._pins[slots] > 0)))
-            active &= mine & (self.state[slices] == SliceState.MISSING)
+            active &= mine & (self.state[slices] == _MISSING)
         chosen = np.flatnonzero(active)
         self.counters.surplus += len(slices) - len(chosen)
         if not len(chosen):
-            return Placement(rows, np.empty(0, np.int64))
+            return Placement(rows, np.empty(0, np.int64), np.empty(0, np.bool_))
         slots, esis = slots[chosen], esis[chosen]
         held = self._have[slots, esis]
         self._have[slots, esis] = True
@@ -134,20 +140,30 @@ class Assembly:
             esis < k, slots * k + esis, self._repair_base + slots * self.partition.repair_symbols + (esis - k)
         )
         rows[chosen] = np.where(held, self.trash_row, target)
-        np.maximum.at(self._end_sequence, slots, end_sequences[chosen])
-        touched = np.unique(slots)
+        ends = end_sequences[chosen]
+        if bool((ends[1:] >= ends[:-1]).all()):
+            self._end_sequence[slots] = ends  # where a slot occurs more than once the last, highest one stays
+        else:
+            np.maximum.at(self._end_sequence, slots, ends)
+        touched = np.flatnonzero(np.bincount(slots, minlength=self.slots))
         before = int(self._count[touched].sum())
         self._count[touched] = np.count_nonzero(self._have[touched], axis=1)
         accepted = int(self._count[touched].sum()) - before
         self.counters.accepted += accepted
         self.counters.duplicate += len(chosen) - accepted
+        touched = touched[self._count[touched] >= self.partition.last_symbols]
         owners = self._owner[touched]
-        full = owners[self._count[touched] >= self.partition.symbols_of(owners)]
+        full = np.sort(owners[self._count[touched] >= self.partition.symbols_of(owners)])
         if len(full):
-            full = np.sort(full)
-            self.state[full] = SliceState.COMPLETE
+            self.state[full] = _COMPLETE
             self.missing_count -= len(full)
-        return Placement(rows, full)
+        return Placement(rows, full, self._decoding_needed(full))
+
+    def _decoding_needed(self, slices: Int64Array) -> npt.NDArray[np.bool_]:
+        """Return which of these complete slices lack source symbols."""
+        sources = np.count_nonzero(self._have[slices % self.slots, : self.partition.source_symbols], axis=1)
+        needed: npt.NDArray[np.bool_] = sources < self.partition.symbols_of(slices)
+        return needed
 
     def _claim(self, slice_index: int, end_sequence: int) -> None:
         """Give a slot to a new slice, if whoever holds it may be forgotten."""
@@ -157,8 +173,8 @@ class Assembly:
             return
         if old >= 0:
             self.counters.forgotten += 1
-            if self.state[old] == SliceState.COMPLETE:
-                self.state[old] = SliceState.MISSING
+            if self.state[old] == _COMPLETE:
+                self.state[old] = _MISSING
                 self.missing_count += 1
                 self._lost_complete.append(old)
         self._clear(slot, slice_index)
@@ -213,9 +229,9 @@ class Assembly:
 
     def release(self, slice_index: int) -> None:
         """Everything in the slice is done: its slot is free, and it is never asked for again."""
-        if self.state[slice_index] == SliceState.MISSING:
+        if self.state[slice_index] == _MISSING:
             self.missing_count -= 1
-        self.state[slice_index] = SliceState.UNWANTED
+        self.state[slice_index] = _UNWANTED
         slot = slice_index % self.slots
         if self._owner[slot] == slice_index:
             assert not self._pins[slot]
@@ -230,8 +246,8 @@ class Assembly:
         idle = ~needed
         idle[self._owner[(self._owner >= 0) & (self._pins > 0)]] = False
         owners = self._owner[self._owner >= 0]
-        self.missing_count -= int(np.count_nonzero(self.state[idle] == SliceState.MISSING))
-        self.state[idle] = SliceState.UNWANTED
+        self.missing_count -= int(np.count_nonzero(self.state[idle] == _MISSING))
+        self.state[idle] = _UNWANTED
         for slice_index in owners[idle[owners]].tolist():
             self._clear(slice_index % self.slots, -1)
 
@@ -239,8 +255,8 @@ class Assembly:
         """The slice's bytes turned out to be wrong: hold nothing of it, want all of it."""
         slot = self.slot_of(slice_index)
         assert not self._pins[slot]
-        assert self.state[slice_index] == SliceState.COMPLETE
-        self.state[slice_index] = SliceState.MISSING
+        assert self.state[slice_index] == _COMPLETE
+        self.state[slice_index] = _MISSING
         self.missing_count += 1
         self._clear(slot, -1)
 
@@ -257,7 +273,7 @@ class Assembly:
     def complete_slices(self) -> list[int]:
         """Return the slices that are complete and in the ring, ascending."""
         owners = np.sort(self._owner[self._owner >= 0])
-        found: list[int] = owners[self.state[owners] == SliceState.COMPLETE].tolist()
+        found: list[int] = owners[self.state[owners] == _COMPLETE].tolist()
         return found
 
     @property
@@ -271,7 +287,7 @@ class Assembly:
         """Return ``(slices, deficits)`` of slices held in part whose windows have passed ``closed_sequence``."""
         occupied = np.flatnonzero((self._owner >= 0) & (self._end_sequence <= closed_sequence))
         slices = self._owner[occupied]
-        missing = self.state[slices] == SliceState.MISSING
+        missing = self.state[slices] == _MISSING
         slices, counts = slices[missing], self._count[occupied[missing]]
         order = np.argsort(slices)
         slices = slices[order]
@@ -285,9 +301,7 @@ class Assembly:
     def deficits_of(self, slices: Int64Array) -> Int64Array:
         """Return how many symbols each slice lacks; 0 where it is not missing."""
         held = np.where(self.in_ring(slices), self._count[slices % self.slots], 0)
-        lacking: Int64Array = np.where(
-            self.state[slices] == SliceState.MISSING, self.partition.symbols_of(slices) - held, 0
-        )
+        lacking: Int64Array = np.where(self.state[slices] == _MISSING, self.partition.symbols_of(slices) - held, 0)
         return lacking
 
     def end_sequences(self, slices: Int64Array) -> Int64Array:
@@ -296,5 +310,5 @@ class Assembly:
 
     def wholly_missing(self, start: int, stop: int) -> Int64Array:
         """Return the wanted slices in ``[start, stop)`` of which nothing is held, ascending."""
-        slices = np.flatnonzero(self.state[start:stop] == SliceState.MISSING) + start
+        slices = np.flatnonzero(self.state[start:stop] == _MISSING) + start
         return slices[~self.in_ring(slices)]

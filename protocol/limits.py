@@ -102,6 +102,7 @@ SEQUENCE_JUMP_MAX = 1 << 26  # datagrams a stream may seem to jump: a minute at 
 MEGABIT = 125_000  # bytes per second
 RATE_FLOOR_BYTES_PER_S = 1 * MEGABIT
 RATE_START_BYTES_PER_S = 1_000 * MEGABIT  # where the link's speed is not known
+CONTROL_INTERVAL_MAX_NS = 200 * MILLISECOND_NS
 RATE_CEILING_BYTES_PER_S = 100_000 * MEGABIT
 
 # --- memory ----------------------------------------------------------------------------------------------------------

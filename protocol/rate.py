@@ -23,7 +23,10 @@ STARTUP_FACTOR = 2.0
 """Growth per step until the first cut."""
 
 GROWTH_SHARE = 0.05
-"""Growth per step afterwards, as a share of the rate: back from half to full in fourteen steps."""
+"""Growth of the first step after a cut, as a share of the rate; every further step without trouble grows half as much
+again, up to ``GROWTH_SHARE_MAX``: careful near the rate that was too high, quick when the cause is gone."""
+
+GROWTH_SHARE_MAX = 0.5
 
 USED_SHARE = 0.75
 """The rate grows only while so much of it is really sent: a sender at its own limit learns nothing from going on."""
@@ -81,6 +84,7 @@ class RateControl:
         self.background = 0.0
         """Loss that no cut removed: the link's own."""
         self._startup = True
+        self._growth_share = GROWTH_SHARE
         self._hold_until_ns = 0
         self._tracks: dict[int, _Track] = {}
         self._experiment: _Experiment | None = None
@@ -121,12 +125,14 @@ class RateControl:
             if not believed:
                 return
             self._startup = False
+            self._growth_share = GROWTH_SHARE
             if loss > LOSS_HIGH:
                 self._experiment = _Experiment(self.rate, loss)
             self.rate = max(self.floor, limit, self.rate / 2)
             self._changed(now, 2 * interval_ns)
         elif loss - self.background * BACKGROUND_SLACK <= LOSS_LOW and measured_rate > USED_SHARE * self.rate:
-            grown = self.rate * (STARTUP_FACTOR if self._startup else 1 + GROWTH_SHARE)
+            grown = self.rate * (STARTUP_FACTOR if self._startup else 1 + self._growth_share)
+            self._growth_share = min(1.5 * self._growth_share, GROWTH_SHARE_MAX)
             if grown > self.ceiling:
                 grown = self.ceiling
                 self._startup = False

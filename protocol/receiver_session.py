@@ -148,6 +148,7 @@ class _Object:
         self.held_until_ns = np.zeros(self.assembly.slots, np.int64)
         self.held_end = np.full(self.assembly.slots, -1, np.int64)
         self.asked_whole = np.zeros(partition.slice_count, np.bool_)
+        self.any_asked = False
         self.asked_pass = 0
         self.asked_ns = 0
         self.sent_below = 0
@@ -179,6 +180,7 @@ class _Object:
         self.held_until_ns[slots] = until_ns
         self.held_end[slots] = assembly.end_sequences(in_ring)
         self.asked_whole[slices] = True
+        self.any_asked = True
 
 
 class ReceiverSession:
@@ -406,6 +408,7 @@ class ReceiverSession:
             served = message.pass_index >= item.asked_pass + 2 or idle
             if served and now - item.asked_ns >= hold_ns:
                 item.asked_whole[:] = False
+                item.any_asked = False
                 item.asked_pass = message.pass_index
         if self.receiver_index is not None and self._report_ns is not None:
             self._report_ns = min(self._report_ns, now + self._report_interval_ns)
@@ -529,15 +532,15 @@ class ReceiverSession:
             if item.extents is not None:
                 item.extents.slice_lost(lost)
         # What was asked for whole and begins to arrive may be asked for again if it is forgotten.
-        item.asked_whole[slices] = False
-        for slice_index in placement.completed.tolist():
-            self._completed(item, slice_index)
+        if item.any_asked:
+            item.asked_whole[slices] = False
+        for slice_index, decode in zip(placement.completed.tolist(), placement.to_decode.tolist(), strict=True):
+            self._completed(item, slice_index, decode=decode)
         return ObjectPlacement(item.object_id, indices, placement.rows)
 
-    def _completed(self, item: _Object, slice_index: int) -> None:
+    def _completed(self, item: _Object, slice_index: int, *, decode: bool) -> None:
         self.counters.slices_completed += 1
-        erased, _repair = item.assembly.erasures(slice_index)
-        if len(erased):
+        if decode:
             self.counters.slices_decoded += 1
             item.assembly.pin(slice_index)
             self._events.append(SliceToDecode(item.object_id, slice_index))

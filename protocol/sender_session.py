@@ -722,7 +722,8 @@ class SenderSession:
         return window
 
     def _step_rate(self, now: int) -> None:
-        interval_ns = max(self.report_interval_ns, 4 * self.grtt_ns)
+        # GRTT grows with the queue in a slow receiver, and that is when a decision must not be late.
+        interval_ns = max(self.report_interval_ns, min(4 * self.grtt_ns, limits.CONTROL_INTERVAL_MAX_NS))
         elapsed_ns = now - self._rate_step_ns
         if self._rate is None or elapsed_ns < interval_ns:
             return

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ghostcast.image.frame import FrameDecoder
 from ghostcast.image.target import Target
+from protocol import limits
 from protocol.assembly import Assembly
 from protocol.errors import ImageError
 from protocol.manifest import FLAG_UNUSED, FLAG_ZERO, Manifest, manifest_digest
@@ -26,13 +27,39 @@ ZERO_RANGE_SIZE_MAX = 1 << 30
 """Bytes zeroed by one call: bounds how long a worker is busy with one."""
 
 
+class Pool:
+    """Memory for the image's slices, provided by the kernel before there is any data to put in.
+
+    Left to the first data, page faults slow the first tenths of a second of a fast session to a third. The first half
+    is for source symbols; the second, for repair symbols, is touched only where they arrive.
+    """
+
+    def __init__(self, size: int) -> None:
+        """Reserve ``size`` bytes for source symbols and as much again, and begin to touch the former."""
+        self._memory = np.zeros(2 * size + limits.SYMBOL_SIZE_MAX, np.uint8)
+        self._size = size
+        self._thread = threading.Thread(target=self._touch, name="pool", daemon=True)
+        self._thread.start()
+
+    def _touch(self) -> None:
+        self._memory[: self._size : mmap.PAGESIZE] = 0
+
+    def take(self, row_count: int, symbol_size: int) -> npt.NDArray[np.uint8]:
+        """Return ``uint8[row_count, symbol_size]``, once; freshly reserved where it is more than the pool holds."""
+        self._thread.join()
+        if row_count * symbol_size > len(self._memory):
+            return np.zeros((row_count, symbol_size), np.uint8)
+        return self._memory[: row_count * symbol_size].reshape(row_count, symbol_size)
+
+
 class ObjectMemory:
     """The buffer of one object: its ring of source rows, its repair rows, one row for what is not wanted."""
 
-    def __init__(self, partition: Partition, assembly: Assembly) -> None:
-        """Reserve address space for all rows; pages are only touched where symbols arrive."""
+    def __init__(self, partition: Partition, assembly: Assembly, pool: Pool | None = None) -> None:
+        """Lay the object's rows out in the pool, or in memory of their own."""
         self.partition = partition
-        self.rows = np.zeros((assembly.row_count, partition.symbol_size), np.uint8)
+        shape = (assembly.row_count, partition.symbol_size)
+        self.rows = np.zeros(shape, np.uint8) if pool is None else pool.take(*shape)
         self.symbols = SymbolRows(self.rows)
         self._ring = self.rows[: assembly.slots * partition.source_symbols].reshape(-1)
 

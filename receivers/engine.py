@@ -44,7 +44,7 @@ from protocol.receiver_session import (
     Welcomed,
 )
 from protocol.reed_solomon import Code, Codec
-from receivers.chunks import ChunkWriter, ObjectMemory, decode_slice, read_manifest, zero_chunks
+from receivers.chunks import ChunkWriter, ObjectMemory, Pool, decode_slice, read_manifest, zero_chunks
 from receivers.workers import WorkerPool, worker_count
 
 GATHER_S = 0.002
@@ -143,6 +143,7 @@ class ReceiveEngine:
         """Why this receiver itself gave up, if it did."""
         self.started_ns: int | None = None
         self.ended_ns: int | None = None
+        self.pool: Pool | None = None
         self.chunks_written = 0
         self.bytes_written = 0
         self._interrupted = False
@@ -179,6 +180,7 @@ class ReceiveEngine:
             UsageError: several sessions are announced and none was named, or a socket cannot be opened.
         """
         self.observer = observer
+        self.pool = Pool(self.options.pool_size)
         interface, port = self.options.interface, self.options.port
         control = await ControlEndpoint.open(sockets.open_control(interface, self.options.ttl), self._wake_loop.set)
         listener = sockets.open_listener(interface, limits.DISCOVERY_GROUP, port, "discovery")
@@ -327,9 +329,10 @@ class _Ingest:
         announce = session.found.announce
         self._receiver = BatchReceiver(data_socket, announce.symbol_size, wake_out)
         self._gather = buffer_size >= GATHER_BUFFER_SIZE
+        manifest, image = limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE
         self._memory = {
-            object_id: ObjectMemory(session.partition(object_id), session.assembly(object_id))
-            for object_id in (limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE)
+            manifest: ObjectMemory(session.partition(manifest), session.assembly(manifest)),
+            image: ObjectMemory(session.partition(image), session.assembly(image), engine.pool),
         }
         self._codec = Codec(Code(announce.source_symbols), load_kernel())
         self._workers: WorkerPool[_Result] = WorkerPool(worker_count(), self.wake)
