@@ -42,33 +42,23 @@ class FrameDecoder:
             ImageError: not one zstd frame, another size, or damaged; the message names no chunk, the caller knows it.
         """
         try:
-            # Checked first: the decompressor allocates whatever the header announces.
-            parameters = zstandard.get_frame_parameters(frame)
-            if parameters.content_size != raw_size:
-                raise ImageError(f"its frame announces {parameters.content_size} bytes instead of {raw_size}")
-            # We need no window to decompress a frame at once, but ``zstd -d`` does and refuses a large one.
-            if parameters.window_size > limits.CHUNK_SIZE_MAX:
-                raise ImageError(
-                    f"its frame asks for a window of {parameters.window_size} bytes; "
-                    f"at most {limits.CHUNK_SIZE_MAX} are allowed"
-                )
-            raw = self._decompressor.decompress(frame, max_output_size=raw_size, allow_extra_data=False)
+            _check_header(frame, raw_size)
+            return self._decompressor.decompress(frame, max_output_size=raw_size, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise ImageError(f"its frame cannot be decompressed: {error}") from error
-        if len(raw) != raw_size:  # a skippable frame announces its payload's size and decompresses to nothing
-            raise ImageError(f"its frame decompresses to {len(raw)} bytes instead of {raw_size}")
-        return raw
 
     def decode_into(self, frame: bytes | memoryview, target: memoryview) -> None:
         """Fill ``target`` with the bytes of one frame, which must be exactly as many. Releases the GIL.
 
-        For callers whose memory has to lie somewhere, such as on a page boundary: no copy is made on the way.
+        For callers whose memory has to lie somewhere, such as on a page boundary: no copy is made on the way. Unlike
+        with ``decode``, a cut-off checksum or a skippable frame beside the frame passes: the bytes are right all the
+        same, if the frame's digest was.
 
         Raises:
             ImageError: as ``decode``; ``target`` then holds rubbish.
         """
         try:
-            _check_announced_size(frame, len(target))
+            _check_header(frame, len(target))
             with self._decompressor.stream_reader(frame) as reader:
                 done = 0
                 while done < len(target) and (count := reader.readinto(target[done:])):
@@ -81,8 +71,14 @@ class FrameDecoder:
             raise ImageError(f"its frame decompresses to {done + len(surplus)} bytes or more instead of {len(target)}")
 
 
-def _check_announced_size(frame: bytes | memoryview, raw_size: int) -> None:
+def _check_header(frame: bytes | memoryview, raw_size: int) -> None:
     """Check before decompressing, which allocates whatever the header announces."""
-    announced_size = zstandard.get_frame_parameters(frame).content_size
-    if announced_size != raw_size:
-        raise ImageError(f"its frame announces {announced_size} bytes instead of {raw_size}")
+    parameters = zstandard.get_frame_parameters(frame)
+    if parameters.content_size != raw_size:
+        raise ImageError(f"its frame announces {parameters.content_size} bytes instead of {raw_size}")
+    if parameters.window_size > limits.CHUNK_SIZE_MAX:
+        # A frame that is decompressed at once needs no window, but ``zstd -d`` allocates one, or refuses to.
+        raise ImageError(
+            f"its frame asks for a window of {parameters.window_size} bytes; "
+            f"at most {limits.CHUNK_SIZE_MAX} are allowed"
+        )

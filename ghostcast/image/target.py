@@ -69,6 +69,7 @@ class Target:
         self._descriptor = descriptor
         self._direct_descriptor: int | None = None
         self._touched = False
+        self._written_end = 0
         self._closed = False
         self._lock = threading.Lock()
 
@@ -277,6 +278,8 @@ class Target:
         descriptor = self.fileno()
         self._touched = True
         view = memoryview(data).cast("B")
+        with self._lock:
+            self._written_end = max(self._written_end, offset + len(view))
         direct = self._direct_descriptor
         if direct is not None and not (offset | len(view) | _address(view)) % _DIRECT_ALIGNMENT:
             descriptor = direct
@@ -307,7 +310,7 @@ class Target:
         self._touched = True
         end = offset + length
         if self.size is None:
-            end = min(end, self.initial_size)  # what a file gained behind its end is zeros already
+            end = min(end, max(self.initial_size, self._written_end))  # what a file gains behind that is zeros already
             if offset < end and not self._try_to_zero(offset, lambda: _punch_hole(descriptor, offset, end - offset)):
                 self._write_zeros(offset, end)
             return

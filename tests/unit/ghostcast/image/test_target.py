@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import shutil
 import subprocess
@@ -229,7 +230,16 @@ def test_many_threads_may_write(tmp_path: Path) -> None:
 
 # --- zeroing --------------------------------------------------------------------------------------------------------
 
-RANGES = [(0, SIZE), (0, 4096), (4096, 1 << 20), (1 << 20, 3 << 20), (100, 5000), (SIZE - 700, 700), (12_288, 1000)]
+RANGES = [
+    (0, SIZE),
+    (0, 4096),
+    (4096, 1 << 20),
+    (1 << 20, 3 << 20),
+    (100, 5000),
+    (SIZE - 700, 700),
+    (12_288, 1000),
+    (8192, 9000),
+]
 
 
 def check_zeroed(path: Path, ranges: list[tuple[int, int]]) -> None:
@@ -313,6 +323,70 @@ def test_zeros_that_the_disk_refuses_are_an_error(device: Path, monkeypatch: pyt
         pytest.raises(TargetError, match=f"{device}: zeroing at byte 4096 failed: Input/output error"),
     ):
         target.zero(4096, 4096)
+
+
+# --- past the page cache --------------------------------------------------------------------------------------------
+
+
+def aligned(size: int, shift: int = 0) -> memoryview:
+    """Noise that starts ``shift`` bytes behind a page boundary."""
+    memory = mmap.mmap(-1, size + shift)  # anonymous memory starts on a page
+    memory[:] = os.urandom(size + shift)
+    return memoryview(memory)[shift:]
+
+
+def check_written(path: Path) -> None:
+    """Writes of every alignment, after ``begin``, land where they belong, and nowhere else."""
+    expected = bytearray(OLD * SIZE)
+    with Target.open(path, raw_size=SIZE) as target:
+        target.begin(SIZE)
+        for offset, size, shift in ((0, 1 << 20, 0), (1 << 20, 1 << 20, 5), (3 << 20, 777, 0), (5 << 20, 8192, 0)):
+            data = aligned(size, shift)
+            target.write(offset, data)
+            expected[offset : offset + size] = data
+        target.write(4_000_000, aligned(4096))
+        expected[4_000_000:4_004_096] = os.pread(target.fileno(), 4096, 4_000_000)
+        target.zero(5 << 20, 4096)
+        expected[5 << 20 : (5 << 20) + 4096] = bytes(4096)
+        target.finish(SIZE)
+    assert path.read_bytes() == expected
+
+
+def test_writes_past_the_page_cache_of_a_file_land(backing: Path) -> None:
+    check_written(backing)
+
+
+def test_writes_past_the_page_cache_of_a_device_land(device: Path) -> None:
+    check_written(device)
+
+
+def test_where_the_alignment_is_refused_the_page_cache_is_used(backing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite, refused_count = os.pwrite, 0
+
+    def refuse(descriptor: int, data: memoryview, offset: int) -> int:
+        nonlocal refused_count
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            refused_count += 1
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    check_written(backing)
+    assert refused_count
+
+
+def test_a_file_system_without_direct_writes_gets_others(backing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "O_DIRECT")
+    check_written(backing)
+
+
+def test_a_short_file_has_the_image_s_size_from_the_beginning(tmp_path: Path) -> None:
+    with Target.open(tmp_path / "disk", raw_size=10_000) as target:
+        target.begin(10_000)
+        assert (tmp_path / "disk").stat().st_size == 10_000
+        target.zero(0, 10_000)
+        target.finish(10_000)
+    assert (tmp_path / "disk").read_bytes() == bytes(10_000)
 
 
 # --- errors while writing -------------------------------------------------------------------------------------------
