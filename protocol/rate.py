@@ -147,25 +147,27 @@ class RateControl:
             track.latest = None
 
     def _limit(self, tracks: list[_Track]) -> tuple[float, float, bool]:
-        """Return what the slowest receiver carries, the worst network loss, and whether two intervals agree on it."""
-        limit = self.ceiling * 2
-        believed = True
-        worst = 0.0
+        """Return what the slowest receiver carries, the worst network loss, and whether that can be believed."""
+        limit, believed, worst = self.ceiling * 2, True, 0.0
         for track in tracks:
             sample = track.latest
             assert sample is not None
             worst = max(worst, sample.loss)
-            ours = self._capacity(sample)
-            if ours < self.rate:
-                # In startup one interval is enough: the rate was just doubled, so a queue that fills is no accident.
-                twice = track.previous is not None and self._capacity(track.previous) < self.rate
-                if not (twice or (self._startup and max(sample.loss, sample.overrun) > 4 * LOSS_HIGH)):
-                    if ours < limit:
-                        limit, believed = ours, False
-                    continue
-                if ours < limit or not believed:
-                    limit, believed = ours, True
+            capacity = self._capacity(sample)
+            if capacity < self.rate:
+                certain = self._certain(track, sample)
+                # The lowest believable limit counts; an incredible one only keeps the rate from growing.
+                if (certain, -capacity) > (believed and limit < self.rate, -limit):
+                    limit, believed = capacity, certain
         return limit, worst, believed
+
+    def _certain(self, track: _Track, sample: Sample) -> bool:
+        """Return whether a sample that asks for a lower rate is more than a microburst."""
+        if sample.pool_fill > POOL_FILL_HIGH:
+            return True  # A queue of many milliseconds that is half full did not fill by chance.
+        if self._startup and max(sample.loss, sample.overrun) > 4 * LOSS_HIGH:
+            return True  # The rate was just doubled: nor is this.
+        return track.previous is not None and self._capacity(track.previous) < self.rate
 
     def _capacity(self, sample: Sample) -> float:
         excess = max(0.0, sample.loss - self.background * BACKGROUND_SLACK)
