@@ -8,6 +8,7 @@ temporary name), a device starts with zeros where its partition table would be.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import stat
 from collections.abc import Callable, Generator, Iterator
@@ -61,6 +62,7 @@ def extract_image(
     manifest = image.manifest
     with _open_target(image, path, force) as target:
         target.require(manifest.raw_size, _data_size(manifest))
+        target.begin(manifest.raw_size)
         restore = _Restore(image, target, progress, worker_count)
         try:
             if target.is_block_device and manifest.chunk_count and not manifest.flags[0] & FLAG_UNUSED:
@@ -102,14 +104,18 @@ class _Restore:
 
     def _make_copy(self) -> Callable[[_Run], _Run]:
         decoder = FrameDecoder()
+        # Writes past the page cache need memory that starts on a page. The copy costs less than the page cache, whose
+        # lock the workers would fight for (measured: 0.10 s of system time instead of 0.40 s for 500 MB).
+        page_aligned = memoryview(mmap.mmap(-1, self._image.manifest.chunk_size))
 
         def copy(run: _Run) -> _Run:
             offset, size = _extent(self._image.manifest, run.chunk_start, run.chunk_end)
             if run.flag == FLAG_ZERO:
-                self._target.zero(offset, size)
+                if self._target.is_block_device:  # a new file is one hole already
+                    self._target.zero(offset, size)
             elif run.flag != FLAG_UNUSED:
-                raw = self._image.read_chunk(run.chunk_start, decoder)
-                self._target.write(offset, raw, run.chunk_start)
+                page_aligned[:size] = self._image.read_chunk(run.chunk_start, decoder)
+                self._target.write(offset, page_aligned[:size], run.chunk_start)
                 self._target.start_writeback(offset, size)
             return run
 
