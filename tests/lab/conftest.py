@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -62,13 +63,13 @@ def commands(tmp_path: pathlib.Path) -> Iterator[processes.Processes]:
 
 
 @pytest.fixture
-def loop_device(tmp_path: pathlib.Path) -> Iterator[Callable[[str, int], pathlib.Path]]:
-    """What makes block devices: name of the backing file below ``tmp_path``, size in bytes → device."""
-    with contextlib.ExitStack() as attached:
+def loop_device() -> Iterator[Callable[[str, int], pathlib.Path]]:
+    """What makes block devices: name of the backing file, size in bytes → device."""
+    with tempfile.TemporaryDirectory(prefix="ghostcast-lab-") as directory, contextlib.ExitStack() as attached:
 
         def attach(name: str, size: int) -> pathlib.Path:
             try:
-                return attached.enter_context(disks.loop_device(tmp_path / name, size))
+                return attached.enter_context(disks.loop_device(pathlib.Path(directory, name), size))
             except disks.LoopUnavailable as error:
                 pytest.skip(str(error))
 
@@ -76,6 +77,7 @@ def loop_device(tmp_path: pathlib.Path) -> Iterator[Callable[[str, int], pathlib
 
 
 @pytest.fixture(scope="session")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> disks.Disk:
-    """The real disk: 300 MB, partitioned, ext4 and FAT."""
-    return disks.make_disk(tmp_path_factory.mktemp("disk") / "disk.img", seed=1)
+def disk() -> Iterator[disks.Disk]:
+    """The real disk: 300 MB, partitioned, ext4 and FAT. Not kept after the run, unlike what pytest makes."""
+    with tempfile.TemporaryDirectory(prefix="ghostcast-lab-") as directory:
+        yield disks.make_disk(pathlib.Path(directory, "disk.img"), seed=1)

@@ -56,6 +56,10 @@ class Process:
     def running(self) -> bool:
         return self._popen.poll() is None
 
+    def output(self) -> str:
+        """Return all that it said so far, on stdout and on stderr."""
+        return "".join(path.read_text(errors="replace") for path in (self.stdout_path, self.stderr_path))
+
     def events(self) -> list[Event]:
         """Return the JSON lines written to stdout so far; a line that is still being written is left out."""
         complete = self.stdout_path.read_bytes().rpartition(b"\n")[0]

@@ -245,8 +245,9 @@ def test_a_signal_reaches_the_command_itself(commands: Processes) -> None:
 def test_junk_overhears_the_cable_and_sprays_every_kind_of_noise(commands: Processes) -> None:
     with Bridge(2, offloads=False, hub=True) as bridge:
         receiver, noisy = bridge.receivers
+        kinds = [option for kind in traffic.JUNK_KINDS for option in ("--kind", kind)]
         arguments = ("junk", "--seed", "1", "--rate-per-s", "5000", "--target", "239.255.1.1:9999")
-        junk = commands.start(noisy, traffic_command(noisy, *arguments))
+        junk = commands.start(noisy, traffic_command(noisy, *arguments, *kinds))
         junk.await_event("ready")
         # Unicast between two others, which a hub lets the third overhear.
         program = f"import socket; socket.socket(2, 2).sendto(b'hello' * 20, ({bridge.sender.address!r}, 4711))"

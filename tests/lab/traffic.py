@@ -16,6 +16,8 @@ import struct
 import time
 from typing import Any
 
+JUNK_KINDS = ("random", "truncated", "flipped")
+
 _UDP_SEGMENT = 103  # linux/udp.h; the socket module has no name for it before Python 3.13
 _ETH_P_IP = 0x0800
 _SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_MR_PROMISC = 263, 1, 1  # linux/if_packet.h
@@ -74,15 +76,15 @@ class _Overheard:
     payload: bytes
 
 
-def junk(address: str, *, targets: list[tuple[str, int]], rate_per_s: int, seed: int) -> None:
-    """Spray until killed: random bytes, and overheard datagrams truncated or with bits flipped, to wherever UDP goes.
+def junk(address: str, *, targets: list[tuple[str, int]], kinds: list[str], rate_per_s: int, seed: int) -> None:
+    """Spray noise until killed: ``random`` bytes, and overheard datagrams ``truncated`` or with bits ``flipped``.
 
     Datagrams go to ``targets`` and to every address and port that others were seen to send to. Says how many of each
     kind it has sent, once a hundred.
     """
     rng = random.Random(seed)
     seen: dict[tuple[str, int], list[bytes]] = {target: [] for target in targets}
-    sent = dict.fromkeys(("random", "truncated", "flipped"), 0)
+    sent = dict.fromkeys(kinds, 0)
     with (
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IP)) as cable,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
@@ -94,12 +96,16 @@ def junk(address: str, *, targets: list[tuple[str, int]], rate_per_s: int, seed:
         sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
         _say(event="ready")
         while True:
+            time.sleep(1 / rate_per_s)
             for datagram in _overhear(cable, address):
                 kept = seen.setdefault(datagram.target, [])
                 kept.append(datagram.payload)
                 del kept[:-16]
             target = rng.choice(list(seen))
-            kind, payload = _spoil(rng, seen[target])
+            kind = rng.choice(kinds)
+            if kind != "random" and not seen[target]:
+                continue  # nothing overheard yet that could be spoilt
+            payload = _spoil(rng, kind, seen[target])
             try:
                 sender.sendto(payload, target)
             except ConnectionRefusedError:
@@ -107,24 +113,20 @@ def junk(address: str, *, targets: list[tuple[str, int]], rate_per_s: int, seed:
             sent[kind] += 1
             if sum(sent.values()) % 100 == 0:
                 _say(event="progress", sent=sent, targets=len(seen))
-            time.sleep(1 / rate_per_s)
 
 
-def _spoil(rng: random.Random, models: list[bytes]) -> tuple[str, bytes]:
-    model = rng.choice(models) if models else b""
-    kind = rng.choice(("random", "truncated", "flipped")) if model else "random"
-    match kind:
-        case "truncated":
-            return kind, model[: rng.randrange(len(model))]
-        case "flipped":
-            spoilt = bytearray(model)
-            for _ in range(rng.randint(1, 4)):
-                # Half of the flips hit the first 64 bytes, where headers are.
-                reach = len(spoilt) if rng.random() < 0.5 else min(64, len(spoilt))
-                spoilt[rng.randrange(reach)] ^= 1 << rng.randrange(8)
-            return kind, bytes(spoilt)
-        case _:
-            return kind, rng.randbytes(rng.choice((0, 1, 31, 32, 33, 64, 500, 1472)))
+def _spoil(rng: random.Random, kind: str, models: list[bytes]) -> bytes:
+    if kind == "random":
+        return rng.randbytes(rng.choice((0, 1, 31, 32, 33, 64, 500, 1472)))
+    model = rng.choice(models)
+    if kind == "truncated":
+        return model[: rng.randrange(len(model))]
+    spoilt = bytearray(model)
+    for _ in range(rng.randint(1, 4)):
+        # Half of the flips hit the first 64 bytes, where headers are.
+        reach = len(spoilt) if rng.random() < 0.5 else min(64, len(spoilt))
+        spoilt[rng.randrange(reach)] ^= 1 << rng.randrange(8)
+    return bytes(spoilt)
 
 
 def _overhear(cable: socket.socket, own_address: str) -> list[_Overheard]:
@@ -169,6 +171,7 @@ def main() -> None:
             command.add_argument("--size", type=int, default=200)
     command = commands.add_parser("junk")
     command.add_argument("--target", type=_endpoint, action="append", default=[], dest="targets")
+    command.add_argument("--kind", choices=JUNK_KINDS, action="append", required=True, dest="kinds")
     command.add_argument("--rate-per-s", type=int, default=200)
     command.add_argument("--seed", type=int, required=True)
     arguments = vars(parser.parse_args())
