@@ -55,6 +55,11 @@ class Extents:
         users: npt.NDArray[np.bool_] = self._users > 0
         return users
 
+    @property
+    def longest(self) -> int:
+        """Slices of the wanted extent that takes most of them: so many must be held at once."""
+        return int((self._stop - self._first)[self._state != _ExtentState.DONE].max(initial=0))
+
     def needs(self, slice_index: int) -> bool:
         """Whether a wanted extent still needs a slice."""
         return bool(self._users[slice_index])

@@ -585,6 +585,12 @@ class ReceiverSession:
         self.bytes_done = bytes_done
         item = self._objects[limits.OBJECT_IMAGE]
         item.extents = Extents(item.partition, manifest.stored_offsets, wanted)
+        if item.extents.longest > item.assembly.slots:
+            # Without this check such a chunk would be asked for, received and forgotten for ever.
+            held = item.assembly.slots * item.partition.slice_size
+            needed = item.extents.longest * item.partition.slice_size
+            self.fail(f"the slice pool holds {held} bytes, but one chunk of this image covers {needed}: enlarge it")
+            return
         item.assembly.unwant(item.extents.wanted_slices)
         for slice_index in item.assembly.complete_slices():
             if not item.assembly.busy(slice_index):
