@@ -23,6 +23,10 @@ from protocol.partition import Partition
 Int64Array = npt.NDArray[np.int64]
 
 
+_OVERTAKEN_MAX = 1 << 18
+"""Datagrams a window may honestly end ahead of the sender's last word: four of the largest windows."""
+
+
 class SliceState(enum.IntEnum):
     """Where a slice stands at a receiver."""
 
@@ -282,6 +286,18 @@ class Assembly:
         return float(np.count_nonzero(self._pins)) / self.slots
 
     # --- what is missing ------------------------------------------------------------------------------------------
+
+    def end_windows(self, sequence: int, *, all_sent: bool) -> None:
+        """Correct window ends that cannot be, by the sender's word: everything below ``sequence`` was sent.
+
+        A damaged or forged header can put the end of a slice's window far ahead; the slice would neither be asked for
+        nor give up its slot until the stream came so far, which it never does while the sender waits.
+
+        Args:
+            sequence: sequence number of the next data datagram.
+            all_sent: nothing is under way; otherwise datagrams of the next windows may have overtaken the sender's word.
+        """
+        self._end_sequence[self._end_sequence > sequence + (0 if all_sent else _OVERTAKEN_MAX)] = sequence
 
     def partial_deficits(self, closed_sequence: int) -> tuple[Int64Array, Int64Array]:
         """Return ``(slices, deficits)`` of slices held in part whose windows have passed ``closed_sequence``."""

@@ -402,6 +402,7 @@ class ReceiverSession:
         image.sent_below = min(message.cursor, image.partition.slice_count)
         hold_ns = self._hold_off_ns()
         for item in self._objects.values():
+            item.assembly.end_windows(message.sequence, all_sent=idle)
             item.whole_due = True
             # What was asked for in pass p is served in pass p or p + 1. If it did not come by then, or if the sender
             # has nothing left to send, the request or the answer was lost: ask again.
