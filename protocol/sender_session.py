@@ -345,6 +345,9 @@ class SenderSession:
         message = messages.decode(frame.body, self.drops)
         if message is None:
             return
+        if frame.session_id == 0 and not isinstance(message, messages.Solicit):
+            self.drops.session += 1
+            return
         if self.ended is not None:
             self._answer_after_end(message, address)
             return
