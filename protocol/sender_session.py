@@ -82,6 +82,8 @@ class Peer:
     """The lower loss of the last two intervals: one bad interval is a burst or a queue, not the link."""
     report: messages.Report | None = None
     done: messages.Done | None = None
+    replaced_incarnation: int | None = None
+    """The start before this one: its JOINs may still be under way."""
 
     @property
     def live(self) -> bool:
@@ -417,9 +419,15 @@ class SenderSession:
 
     def _rejoin(self, peer: Peer, message: messages.Join, address: Address, now: int) -> None:
         """Answer a repeated JOIN, or take a restarted receiver back under its old index."""
+        if message.incarnation == peer.replaced_incarnation:
+            self.drops.stale += 1
+            return
         peer.heard_ns = now
         if message.incarnation != peer.incarnation or peer.state is PeerState.VANISHED:
+            if message.incarnation != peer.incarnation:
+                peer.replaced_incarnation = peer.incarnation
             peer.incarnation = message.incarnation
+            peer.host, peer.target, peer.link_rate = message.host, message.target, message.link_rate
             peer.state = PeerState.RECEIVING
             peer.reason = ""
             peer.ended_ns = None
@@ -429,9 +437,11 @@ class SenderSession:
             reason = self._refusal(peer)
             if reason:
                 self._finish_peer(peer, PeerState.REFUSED, reason, now)
+                self._events.append(Event(EventKind.REFUSED, peer, reason))
                 self._transmits.append(Transmit(address, self._encode(messages.Refuse(peer.receiver_id, reason))))
                 return
             self._events.append(Event(EventKind.RETURNED, peer))
+            self._limit_rate()
             if self.state is not SessionState.WAITING:
                 self._send_status(now)
         peer.address = address
@@ -444,7 +454,7 @@ class SenderSession:
                 f"target {peer.target} has {peer.target_size} bytes, the image needs {self.parameters.raw_size}: "
                 "use a larger target"
             )
-        if len(self.peers) >= limits.RECEIVERS_MAX:
+        if peer.index >= limits.RECEIVERS_MAX:
             return f"the session is full: {limits.RECEIVERS_MAX} receivers"
         return ""
 
@@ -624,7 +634,7 @@ class SenderSession:
         if message.manifest_digest != self.parameters.manifest_digest or self.state is SessionState.WAITING:
             self.drops.malformed += 1
             return
-        if peer.state is PeerState.FAILED:
+        if peer.state in (PeerState.FAILED, PeerState.REFUSED):
             self.drops.stale += 1
             return
         if peer.state is not PeerState.VERIFIED:
