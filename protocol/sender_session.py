@@ -204,7 +204,7 @@ class SenderSession:
         self._rate_step_ns = now
         self._rate_step_sequence = 0
         self._feedback_scale = 1
-        self._feedback_count = 0
+        self._nack_count = 0
         self._feedback_window_ns = now
         self._opened_ns = now
         self._last_join_ns = now
@@ -489,7 +489,6 @@ class SenderSession:
         if peer.address != address:
             self.drops.stale += 1
             return None
-        self._feedback_count += 1
         peer.heard_ns = now
         if peer.state is PeerState.VANISHED:
             peer.state, peer.reason, peer.ended_ns = PeerState.RECEIVING, "", None
@@ -568,6 +567,7 @@ class SenderSession:
             self.drops.stale += 1
             return
         self.sent.nacks += 1
+        self._nack_count += 1
         self._sample_round_trip(message.echo_us, message.hold_us, now)
         slices, counted = schedule.request(*deficits, message.sequence)
         if not len(slices):
@@ -746,16 +746,20 @@ class SenderSession:
         self._rate.step(now, interval_ns=interval_ns, measured_rate=sent * limits.SECOND_NS / elapsed_ns)
 
     def _step_valve(self, now: int) -> None:
-        """Widen every backoff while receivers say more than the sender wants to hear; narrow it again when quiet."""
+        """Widen every backoff while more NACKs come than the sender wants to hear; narrow it again when quiet.
+
+        Only NACKs are counted, for only they back off. Reports take the other half of what the sender hears, always;
+        with them in the count, a valve that had opened in a fleet of fifty never closed again.
+        """
         elapsed_ns = now - self._feedback_window_ns
         if elapsed_ns < limits.STATUS_INTERVAL_NS:
             return
-        per_s = self._feedback_count * limits.SECOND_NS / elapsed_ns
-        if per_s > limits.FEEDBACK_PER_S:
+        per_s = self._nack_count * limits.SECOND_NS / elapsed_ns
+        if per_s > limits.FEEDBACK_PER_S / 2:
             self._feedback_scale = min(2 * self._feedback_scale, 1 << 16)
-        elif per_s < limits.FEEDBACK_PER_S / 4:
+        elif per_s < limits.FEEDBACK_PER_S / 8:
             self._feedback_scale = max(1, self._feedback_scale // 2)
-        self._feedback_count, self._feedback_window_ns = 0, now
+        self._nack_count, self._feedback_window_ns = 0, now
 
     def _encode(self, message: messages.Message) -> bytes:
         return messages.encode(self.parameters.session_id, message)
