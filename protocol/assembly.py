@@ -22,7 +22,6 @@ from protocol.partition import Partition
 
 Int64Array = npt.NDArray[np.int64]
 
-
 _OVERTAKEN_MAX = 1 << 18
 """Datagrams a window may honestly end ahead of the sender's last word: four of the largest windows."""
 
@@ -93,6 +92,8 @@ class Assembly:
         self._count = np.zeros(self.slots, np.int64)
         self._end_sequence = np.zeros(self.slots, np.int64)
         self._pins = np.zeros(self.slots, np.int64)
+        self._pinned_count = 0
+        self._frontier = 0
         self._lost_complete: list[int] = []
         self.missing_count = int(np.count_nonzero(wanted))
 
@@ -129,6 +130,7 @@ class Assembly:
             claiming = foreign & (free | (passed & (esis < self.partition.source_symbols)))
             for newcomer in np.unique(slices[claiming]).tolist():
                 self._claim(newcomer, int(end_sequences[slices == newcomer].max()))
+            self._frontier = max(self._frontier, int(slices[foreign].max()) + 1)
             mine = self._owner[slots] == slices
             self.counters.pool_full += int(np.count_nonzero(active & ~mine & (self._pins[slots] > 0)))
             active &= mine & (self.state[slices] == _MISSING)
@@ -170,10 +172,18 @@ class Assembly:
         return needed
 
     def _claim(self, slice_index: int, end_sequence: int) -> None:
-        """Give a slot to a new slice, if whoever holds it may be forgotten."""
+        """Give a slot to a new slice, if whoever holds it may be forgotten.
+
+        While the stream goes forward, the newer slice wins: the older one waits for a repair that may take long. Among
+        slices that are sent again, the one that comes first in the image wins. If the newer won there too, slices that
+        wait for a neighbour would push one another out, pass after pass; so, the first incomplete chunk is complete
+        after the next pass, whatever the others do.
+        """
         slot = slice_index % self.slots
         old = int(self._owner[slot])
         if self._pins[slot] or (old >= 0 and self._end_sequence[slot] >= end_sequence):
+            return
+        if 0 <= old < slice_index < self._frontier:
             return
         if old >= 0:
             self.counters.forgotten += 1
@@ -223,13 +233,16 @@ class Assembly:
 
     def pin(self, slice_index: int) -> None:
         """Keep a slice in the ring until ``unpin``; pins are counted."""
-        self._pins[self.slot_of(slice_index)] += 1
+        slot = self.slot_of(slice_index)
+        self._pinned_count += int(self._pins[slot] == 0)
+        self._pins[slot] += 1
 
     def unpin(self, slice_index: int) -> None:
         """Undo one ``pin``."""
         slot = self.slot_of(slice_index)
         assert self._pins[slot] > 0
         self._pins[slot] -= 1
+        self._pinned_count -= int(self._pins[slot] == 0)
 
     def release(self, slice_index: int) -> None:
         """Everything in the slice is done: its slot is free, and it is never asked for again."""
@@ -283,7 +296,7 @@ class Assembly:
     @property
     def fill(self) -> float:
         """Share of the ring that waits for workers, in [0, 1]."""
-        return float(np.count_nonzero(self._pins)) / self.slots
+        return self._pinned_count / self.slots
 
     # --- what is missing ------------------------------------------------------------------------------------------
 
@@ -295,7 +308,7 @@ class Assembly:
 
         Args:
             sequence: sequence number of the next data datagram.
-            all_sent: nothing is under way; otherwise datagrams of the next windows may have overtaken the sender's word.
+            all_sent: nothing is under way; otherwise the next windows' datagrams may have overtaken the sender's word.
         """
         self._end_sequence[self._end_sequence > sequence + (0 if all_sent else _OVERTAKEN_MAX)] = sequence
 
@@ -325,6 +338,10 @@ class Assembly:
         return self._end_sequence[slices % self.slots]
 
     def wholly_missing(self, start: int, stop: int) -> Int64Array:
-        """Return the wanted slices in ``[start, stop)`` of which nothing is held, ascending."""
+        """Return the wanted slices in ``[start, stop)`` of which nothing is held, ascending.
+
+        Those whose slot an earlier slice holds are left out: until that one is done, they would be dropped on arrival.
+        """
         slices = np.flatnonzero(self.state[start:stop] == _MISSING) + start
-        return slices[~self.in_ring(slices)]
+        owners = self._owner[slices % self.slots]
+        return slices[(owners < 0) | (owners > slices)]

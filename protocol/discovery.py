@@ -50,6 +50,10 @@ class Discovery:
         if not isinstance(message, messages.Announce) or (self.name is not None and message.name != self.name):
             self.drops.stale += 1
             return
+        slices = -(-message.stream_size // (message.symbol_size * message.source_symbols))
+        if slices > limits.SLICE_COUNT_MAX:
+            self.drops.malformed += 1
+            return
         if len(self.found) < limits.SESSIONS_HEARD_MAX or frame.session_id in self.found:
             self.found[frame.session_id] = Found(frame.session_id, message, address[0])
         if self._decide_ns is None:

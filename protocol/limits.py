@@ -45,7 +45,7 @@ SYMBOL_SIZE_MIN = 64
 SYMBOL_SIZE_MAX = 8928  # fits MTU 9000 with the 32-byte header and 28 bytes of IP and UDP
 OBJECT_MANIFEST = 0
 OBJECT_IMAGE = 1
-SLICE_COUNT_MAX = 1 << 32  # slice numbers are 32 bits on the wire: 700 TiB at the smallest default slice
+SLICE_COUNT_MAX = 1 << 23  # bounds a receiver's tables to 250 MB: streams of 1.4 TiB at MTU 1500, 8.7 TiB at 9000
 
 WINDOW_SLICES_DEFAULT = 32  # D; see docs/ARCHITECTURE.md, "How far to interleave"
 WINDOW_SLICES_MAX = 256  # D * 255 datagrams must fit the header's 16-bit ``window_left``

@@ -147,13 +147,15 @@ class _Object:
         self.extents: Extents | None = None
         self.held_until_ns = np.zeros(self.assembly.slots, np.int64)
         self.held_end = np.full(self.assembly.slots, -1, np.int64)
-        self.asked_whole = np.zeros(partition.slice_count, np.bool_)
-        self.any_asked = False
-        self.asked_pass = 0
-        self.asked_ns = 0
+        self.asked_until_ns = np.zeros(partition.slice_count, np.int64)
+        """When a slice that was asked for may be asked for again at the earliest; 0: it was not asked for."""
+        self.asked_pass = np.zeros(partition.slice_count, np.uint32)
+        """The sender's pass when it was asked for."""
         self.sent_below = 0
         """Slices below it have been sent at least once, by the sender's word."""
         self.whole_due = False
+        self.sender_pass = 0
+        self.sender_idle = False
         self.reset_later: set[int] = set()
         self.damaged: collections.Counter[int] = collections.Counter()
 
@@ -165,7 +167,7 @@ class _Object:
         slices, deficits = slices[fresh], deficits[fresh]
         if self.whole_due and self.sent_below and self.extents is not None:
             whole = self.assembly.wholly_missing(0, self.sent_below)
-            whole = whole[~self.asked_whole[whole]]
+            whole = whole[self.may_ask(whole, now)]
             if len(whole):
                 order = np.argsort(np.concatenate((slices, whole)), kind="stable")
                 deficits = np.concatenate((deficits, self.partition.symbols_of(whole)))[order]
@@ -179,8 +181,19 @@ class _Object:
         slots = in_ring % assembly.slots
         self.held_until_ns[slots] = until_ns
         self.held_end[slots] = assembly.end_sequences(in_ring)
-        self.asked_whole[slices] = True
-        self.any_asked = True
+        self.asked_until_ns[slices] = until_ns
+        self.asked_pass[slices] = self.sender_pass
+
+    def may_ask(self, slices: Int64Array, now: int) -> npt.NDArray[np.bool_]:
+        """Return which slices, nothing of which is held, are not on their way already.
+
+        What was asked for in pass p is served in pass p or p + 1. If it did not come by then, or if the sender has
+        nothing left to send, the request or the answer was lost.
+        """
+        until = self.asked_until_ns[slices]
+        served = self.sender_idle | (self.sender_pass >= self.asked_pass[slices] + 2)
+        allowed: npt.NDArray[np.bool_] = (until == 0) | ((now >= until) & served)
+        return allowed
 
 
 class ReceiverSession:
@@ -400,17 +413,10 @@ class ReceiverSession:
         manifest, image = self._objects[limits.OBJECT_MANIFEST], self._objects[limits.OBJECT_IMAGE]
         manifest.sent_below = manifest.partition.slice_count if message.manifest_sent else 0
         image.sent_below = min(message.cursor, image.partition.slice_count)
-        hold_ns = self._hold_off_ns()
         for item in self._objects.values():
             item.assembly.end_windows(message.sequence, all_sent=idle)
             item.whole_due = True
-            # What was asked for in pass p is served in pass p or p + 1. If it did not come by then, or if the sender
-            # has nothing left to send, the request or the answer was lost: ask again.
-            served = message.pass_index >= item.asked_pass + 2 or idle
-            if served and now - item.asked_ns >= hold_ns:
-                item.asked_whole[:] = False
-                item.any_asked = False
-                item.asked_pass = message.pass_index
+            item.sender_pass, item.sender_idle = message.pass_index, idle
         if self.receiver_index is not None and self._report_ns is not None:
             self._report_ns = min(self._report_ns, now + self._report_interval_ns)
         self._scan(now)
@@ -436,7 +442,6 @@ class ReceiverSession:
         slices, repairs = advised
         lacking = item.assembly.deficits_of(slices)
         item.hold(slices[(lacking > 0) & (lacking <= repairs)], now + self._hold_off_ns())
-        item.asked_ns = now
 
     def _take_end(self, message: messages.End) -> None:
         if self.state is ReceiverState.CONFIRMING:
@@ -533,8 +538,7 @@ class ReceiverSession:
             if item.extents is not None:
                 item.extents.slice_lost(lost)
         # What was asked for whole and begins to arrive may be asked for again if it is forgotten.
-        if item.any_asked:
-            item.asked_whole[slices] = False
+        item.asked_until_ns[slices] = 0
         for slice_index, decode in zip(placement.completed.tolist(), placement.to_decode.tolist(), strict=True):
             self._completed(item, slice_index, decode=decode)
         return ObjectPlacement(item.object_id, indices, placement.rows)
@@ -689,8 +693,6 @@ class ReceiverSession:
                 continue
             items, covered = messages.encode_deficits(slices, deficits)
             item.hold(slices[:covered], now + self._hold_off_ns())
-            item.asked_ns = now
-            item.asked_pass = self.status.pass_index if self.status is not None else 0
             item.whole_due = covered < len(slices)
             self.counters.nacks += 1
             self.counters.slices_requested += covered

@@ -184,6 +184,8 @@ class SenderSession:
         self.drops = wire.Drops()
         self.pass_count = 0
         self._by_id: dict[bytes, Peer] = {}
+        self._live_count = 0
+        """How many peers are live; kept, because a fleet is too large to be counted for every message."""
         manifest = Partition(parameters.manifest_size, parameters.symbol_size, parameters.source_symbols)
         image = Partition(parameters.stream_size, parameters.symbol_size, parameters.source_symbols)
         self.schedules = {
@@ -262,7 +264,7 @@ class SenderSession:
 
     def start(self, now: int) -> bool:
         """Begin by hand; returns whether there was anybody to begin with."""
-        if self.state is SessionState.WAITING and any(peer.live for peer in self.peers):
+        if self.state is SessionState.WAITING and self._live_count:
             self._begin(now)
         return self.state is not SessionState.WAITING
 
@@ -308,7 +310,7 @@ class SenderSession:
             start = self.parameters.start
             if start.max_wait_ns is not None:
                 due.append(self._opened_ns + start.max_wait_ns)
-            if start.quiet_ns is not None and any(peer.live for peer in self.peers):
+            if start.quiet_ns is not None and self._live_count:
                 due.append(self._last_join_ns + start.quiet_ns)
         due += [when for when in (self._status_ns, self._gather_until_ns, self._poll_ns) if when is not None]
         return min(due)
@@ -406,6 +408,7 @@ class SenderSession:
             self._refuse(peer, reason, now)
             return
         self.peers.append(peer)
+        self._live_count += 1
         self._by_id[message.receiver_id] = peer
         self._last_join_ns = now
         self._limit_rate()
@@ -428,9 +431,7 @@ class SenderSession:
                 peer.replaced_incarnation = peer.incarnation
             peer.incarnation = message.incarnation
             peer.host, peer.target, peer.link_rate = message.host, message.target, message.link_rate
-            peer.state = PeerState.RECEIVING
-            peer.reason = ""
-            peer.ended_ns = None
+            self._revive(peer)
             peer.report = None
             peer.done = None
             peer.target_size = message.target_size
@@ -491,7 +492,7 @@ class SenderSession:
             return None
         peer.heard_ns = now
         if peer.state is PeerState.VANISHED:
-            peer.state, peer.reason, peer.ended_ns = PeerState.RECEIVING, "", None
+            self._revive(peer)
             self._events.append(Event(EventKind.RETURNED, peer))
         return peer
 
@@ -502,7 +503,12 @@ class SenderSession:
                 self._finish_peer(peer, PeerState.VANISHED, f"not heard for {seconds} s", now)
                 self._events.append(Event(EventKind.VANISHED, peer, peer.reason))
 
+    def _revive(self, peer: Peer) -> None:
+        self._live_count += not peer.live
+        peer.state, peer.reason, peer.ended_ns = PeerState.RECEIVING, "", None
+
     def _finish_peer(self, peer: Peer, state: PeerState, reason: str, now: int) -> None:
+        self._live_count -= peer.live
         peer.state, peer.reason, peer.ended_ns = state, reason, now
         peer.loss = peer.lasting_loss = 0.0
         if self._rate is not None:
@@ -512,7 +518,7 @@ class SenderSession:
 
     def _check_start(self, now: int) -> None:
         start = self.parameters.start
-        joined = sum(peer.live for peer in self.peers)
+        joined = self._live_count
         if joined and (
             (start.receivers and joined >= start.receivers)
             or (start.max_wait_ns is not None and now - self._opened_ns >= start.max_wait_ns)
@@ -533,7 +539,7 @@ class SenderSession:
         self._send_status(now)
 
     def _check_complete(self, now: int) -> None:
-        if self.state is not SessionState.WAITING and self.peers and not any(peer.live for peer in self.peers):
+        if self.state is not SessionState.WAITING and self.peers and not self._live_count:
             verified = sum(peer.state is PeerState.VERIFIED for peer in self.peers)
             self.end(EndReason.COMPLETE, f"{verified} of {len(self.peers)} receivers verified", now)
 
@@ -573,8 +579,7 @@ class SenderSession:
         if not len(slices):
             return
         self.state = SessionState.SENDING
-        live = sum(other.live for other in self.peers)
-        if live > 1:
+        if self._live_count > 1:
             advice = self._advice[message.object_id]
             for slice_index, deficit in zip(
                 slices[: limits.NACK_ITEMS_MAX].tolist(), counted[: limits.NACK_ITEMS_MAX].tolist(), strict=True
@@ -688,7 +693,7 @@ class SenderSession:
             manifest_sent=not self.schedules[limits.OBJECT_MANIFEST].pending,
             pass_index=self.pass_count,
             grtt_us=self.grtt_ns // limits.MICROSECOND_NS,
-            receivers=sum(peer.live for peer in self.peers),
+            receivers=self._live_count,
             feedback_scale=self._feedback_scale,
             report_interval_ms=self.report_interval_ns // limits.MILLISECOND_NS,
             rate=int(self.rate_bytes_per_s),

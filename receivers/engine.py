@@ -52,6 +52,13 @@ GATHER_S = 0.002
 the receive buffer covers the pause many times."""
 
 GATHER_BUFFER_SIZE = 8 << 20
+PAUSE_FILL = 0.75
+"""Share of the slice pool in the workers' hands beyond which nothing more is fetched: what is fetched then could only
+be dropped, one slice here and one there, at the cost of the processor time that the workers need. Left to itself, the
+kernel drops one long run when its buffer is full, which costs the fewest chunks."""
+
+RESUME_FILL = 0.4
+
 DROPS_INTERVAL_NS = 20 * limits.MILLISECOND_NS
 WAIT_MAX_MS = 50.0
 
@@ -339,6 +346,7 @@ class _Ingest:
         self._writer: ChunkWriter | None = None
         self._zeroing = False
         self._all_written = False
+        self._paused = False
         self._drops_seen = sockets.socket_state(data_socket).dropped
         self._drops_due_ns = 0
         self._loss_rng = np.random.default_rng()
@@ -370,7 +378,9 @@ class _Ingest:
 
     def _turn(self) -> None:
         session = self._session
-        batch = self._receiver.fetch()
+        fill = session.assembly(limits.OBJECT_IMAGE).fill
+        self._paused = fill > (RESUME_FILL if self._paused else PAUSE_FILL)
+        batch = None if self._paused else self._receiver.fetch()
         now = time.monotonic_ns()
         if batch is not None:
             self._take_batch(batch, now)
@@ -397,7 +407,7 @@ class _Ingest:
         due = self._session.next_timeout()
         if due is None:
             return
-        self._receiver.wait(min((due - now) / limits.MILLISECOND_NS, WAIT_MAX_MS))
+        self._receiver.wait(min((due - now) / limits.MILLISECOND_NS, WAIT_MAX_MS), data=not self._paused)
 
     def _send_out(self) -> None:
         sent = False

@@ -17,6 +17,8 @@ from protocol.errors import UsageError
 
 Result = TypeVar("Result")
 
+SWITCH_INTERVAL_S = 20e-6
+
 
 def run_interruptible(
     main: Callable[[], Coroutine[Any, Any, Result]],
@@ -45,6 +47,9 @@ def run_interruptible(
             loop.add_reader(sys.stdin, _enter_pressed, on_enter)
         return await main()
 
+    # Threads hold the interpreter for microseconds between calls that release it. With the default of 5 ms, whoever
+    # wants it back after such a call waits far longer than the call took (measured: 5.4 instead of 2.5 Gbit/s).
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     # What exists now lives to the end: the collector need not walk it in the middle of the data.
     gc.freeze()
     return asyncio.run(guarded())

@@ -71,9 +71,11 @@ class BatchReceiver:
         self._socket = opened
         self._waker = waker
         self._datagram_size = wire.DATA_HEADER_SIZE + symbol_size
-        self._poll = select.poll()
-        self._poll.register(opened.fileno(), select.POLLIN)
-        self._poll.register(waker.fileno(), select.POLLIN)
+        self._poll_waker = select.poll()
+        self._poll_waker.register(waker.fileno(), select.POLLIN)
+        self._poll_both = select.poll()
+        self._poll_both.register(opened.fileno(), select.POLLIN)
+        self._poll_both.register(waker.fileno(), select.POLLIN)
         self.offload = libc.HAVE_RECVMMSG and self._join_segments()
         """Whether the kernel joins datagrams into batches."""
         self.slot_count = SLOT_COUNT if self.offload else SLOT_COUNT_SINGLE
@@ -118,9 +120,9 @@ class BatchReceiver:
         """How many datagrams one kernel buffer held on average lately: what one kernel drop stands for."""
         return self._joined_average
 
-    def wait(self, timeout_ms: float) -> None:
-        """Wait until something can be fetched, the waker is used, or the time is over."""
-        self._poll.poll(max(timeout_ms, 0))
+    def wait(self, timeout_ms: float, *, data: bool = True) -> None:
+        """Wait until something can be fetched (if ``data`` matters), the waker is used, or the time is over."""
+        (self._poll_both if data else self._poll_waker).poll(max(timeout_ms, 0))
         with contextlib.suppress(BlockingIOError):
             self._waker.recv(4096)
 

@@ -34,6 +34,7 @@ from ghostcast.sender.layout import (
     window_datagrams_max,
 )
 from protocol import limits, wire
+from protocol.errors import UsageError
 from protocol.extents import Extents
 from protocol.manifest import manifest_digest
 from protocol.messages import EndReason
@@ -192,6 +193,13 @@ class SendEngine:
     def _parameters(self, control_port: int) -> SessionParameters:
         options, manifest = self.options, self.image.manifest
         speed = float(options.interface.speed_bytes_per_s)
+        symbol_size = options.symbol_size or options.interface.symbol_size_max
+        slices = Partition(manifest.stream_size, symbol_size).slice_count
+        if slices > limits.SLICE_COUNT_MAX:
+            raise UsageError(
+                f"the image makes {slices} slices of {symbol_size}-byte symbols; at most {limits.SLICE_COUNT_MAX} are "
+                "allowed: use an interface with a larger MTU"
+            )
         return SessionParameters(
             session_id=self._session_id,
             name=options.session_name,
@@ -201,7 +209,7 @@ class SendEngine:
             manifest_size=len(self.image.manifest_bytes),
             stream_size=manifest.stream_size,
             raw_size=manifest.raw_size,
-            symbol_size=options.symbol_size or options.interface.symbol_size_max,
+            symbol_size=symbol_size,
             group=sockets.group_number(self.group),
             port=options.port,
             control_port=control_port,
