@@ -216,6 +216,15 @@ AnyMessage = (
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
 
+
+def clip(text: str, length_max: int) -> str:
+    """Return as much of a text as a field takes: at most ``length_max`` characters, and bytes of UTF-8 as well.
+
+    What cannot be encoded (a path may hold any bytes) becomes a question mark.
+    """
+    return text.encode("utf-8", "replace")[:length_max].decode("utf-8", "ignore")
+
+
 MessageType = TypeVar("MessageType", bound=Message)
 
 

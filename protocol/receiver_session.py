@@ -654,7 +654,7 @@ class ReceiverSession:
             return
         if self.receiver_index is not None:
             for _copy in range(limits.FAIL_COPIES):
-                self._send(messages.Fail(self.receiver_index, reason[: limits.REASON_LENGTH_MAX]))
+                self._send(messages.Fail(self.receiver_index, messages.clip(reason, limits.REASON_LENGTH_MAX)))
         self._end(Outcome.FAILED, reason)
 
     # --- asking ---------------------------------------------------------------------------------------------------
@@ -720,8 +720,8 @@ class ReceiverSession:
             messages.Join(
                 receiver_id=identity.receiver_id,
                 incarnation=identity.incarnation,
-                host=identity.host,
-                target=identity.target,
+                host=messages.clip(identity.host, limits.HOST_LENGTH_MAX),
+                target=messages.clip(identity.target, limits.REASON_LENGTH_MAX),
                 target_size=identity.target_size,
                 link_rate=identity.link_rate,
             )

@@ -273,7 +273,7 @@ class SenderSession:
         if self.ended is not None:
             return
         self.ended = reason
-        self.end_text = text
+        self.end_text = messages.clip(text, limits.REASON_LENGTH_MAX)
         self._ends_left = limits.END_REPEAT_COUNT
         self._end_ns = now
         self._events.append(Event(EventKind.ENDED, text=text))
@@ -439,7 +439,7 @@ class SenderSession:
             if reason:
                 self._finish_peer(peer, PeerState.REFUSED, reason, now)
                 self._events.append(Event(EventKind.REFUSED, peer, reason))
-                self._transmits.append(Transmit(address, self._encode(messages.Refuse(peer.receiver_id, reason))))
+                self._send_refuse(peer, reason, address)
                 return
             self._events.append(Event(EventKind.RETURNED, peer))
             self._limit_rate()
@@ -452,15 +452,15 @@ class SenderSession:
         """Return why a receiver cannot take part, or an empty string."""
         if 0 <= peer.target_size < self.parameters.raw_size:
             return (
-                f"target {peer.target} has {peer.target_size} bytes, the image needs {self.parameters.raw_size}: "
-                "use a larger target"
+                f"the target has {peer.target_size} bytes, the image needs {self.parameters.raw_size}: "
+                f"use a larger target than {peer.target}"
             )
         if peer.index >= limits.RECEIVERS_MAX:
             return f"the session is full: {limits.RECEIVERS_MAX} receivers"
         return ""
 
     def _refuse(self, peer: Peer, reason: str, now: int) -> None:
-        self._transmits.append(Transmit(peer.address, self._encode(messages.Refuse(peer.receiver_id, reason))))
+        self._send_refuse(peer, reason, peer.address)
         known = any(
             other.receiver_id == peer.receiver_id and other.incarnation == peer.incarnation for other in self.refused
         )
@@ -469,6 +469,10 @@ class SenderSession:
         peer.state, peer.reason, peer.ended_ns = PeerState.REFUSED, reason, now
         self.refused.append(peer)
         self._events.append(Event(EventKind.REFUSED, peer, reason))
+
+    def _send_refuse(self, peer: Peer, reason: str, address: Address) -> None:
+        message = messages.Refuse(peer.receiver_id, messages.clip(reason, limits.REASON_LENGTH_MAX))
+        self._transmits.append(Transmit(address, self._encode(message)))
 
     def _welcome(self, peer: Peer) -> None:
         message = messages.Welcome(peer.receiver_id, peer.incarnation, peer.index)
