@@ -46,6 +46,8 @@ class Discovery:
             return
         if isinstance(message, messages.End):
             self.found.pop(frame.session_id, None)
+            if not self.found:
+                self._decide_ns = None
             return
         if not isinstance(message, messages.Announce) or (self.name is not None and message.name != self.name):
             self.drops.stale += 1

@@ -66,7 +66,7 @@ RECEIVER_ID_SIZE = 16
 RECEIVERS_MAX = 100_000
 SESSIONS_HEARD_MAX = 256  # sessions a searching receiver remembers
 POLL_RECEIVERS_MAX = 8 * 1250  # receivers one POLL bitmap covers: 1250 bytes in one datagram (research §1.5)
-NACK_ITEMS_MAX = 150  # 9 bytes each: one datagram; what does not fit stays missing and is asked for next time
+NACK_ITEMS_MAX = 148  # 9 bytes each: one datagram; what does not fit stays missing and is asked for next time
 
 ANNOUNCE_INTERVAL_NS = SECOND_NS
 SOLICITED_GAP_NS = 50 * MILLISECOND_NS  # least time between two ANNOUNCEs, however many solicit
@@ -78,7 +78,7 @@ STATUS_INTERVAL_IDLE_MIN_NS = 10 * MILLISECOND_NS  # right after the last symbol
 REPORT_INTERVAL_MIN_NS = 100 * MILLISECOND_NS
 FAIL_COPIES = 3  # a failing receiver does not stay for an answer
 END_REPEAT_COUNT = 4
-END_REPEAT_NS = 40 * MILLISECOND_NS
+END_REPEAT_NS = 15 * MILLISECOND_NS
 DONE_REPEAT_NS = 100 * MILLISECOND_NS  # doubles up to DONE_REPEAT_MAX_NS until acknowledged
 DONE_REPEAT_MAX_NS = 2 * SECOND_NS
 SENDER_SILENCE_NS = 8 * SECOND_NS  # a receiver that hears nothing for so long takes the sender for gone
@@ -95,6 +95,7 @@ AGGREGATION_MAX_NS = 20 * MILLISECOND_NS  # how long NACKs of several receivers 
 SCAN_INTERVAL_NS = 5 * MILLISECOND_NS  # how often a receiver looks for slices whose window has passed
 REORDER_GUARD = 64  # datagrams that may overtake one another before a gap counts as loss: one segmentation batch
 DAMAGED_CHUNK_RETRIES_MAX = 12  # a chunk that is complete but wrong so often will not become right
+SEQUENCE_MAX = 1 << 62  # datagrams of one session; sums of two sequence numbers stay within 64 signed bits
 SEQUENCE_JUMP_MAX = 1 << 26  # datagrams a stream may seem to jump: a minute at 10 Gbit/s; beyond it a header is damaged
 
 # --- rate (research §3) ----------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ U8 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 8)]
 U16 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
 U32 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 U63 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Sequence = Annotated[int, msgspec.Meta(ge=0, lt=limits.SEQUENCE_MAX)]
 Name = Annotated[str, msgspec.Meta(max_length=limits.NAME_LENGTH_MAX)]
 Host = Annotated[str, msgspec.Meta(max_length=limits.HOST_LENGTH_MAX)]
 Reason = Annotated[str, msgspec.Meta(max_length=limits.REASON_LENGTH_MAX)]
@@ -113,14 +114,14 @@ class Refuse(Message, frozen=True, array_like=True, tag=5):
 class Status(Message, frozen=True, array_like=True, tag=6):
     """Sender, multicast in the data stream: where it stands. All data below ``sequence`` was sent before this."""
 
-    sequence: U63
+    sequence: Sequence
     """Sequence number of the next data datagram."""
     state: SessionState
     cursor: U63
     """Image slices below it have been sent at least once, or nobody needs them."""
     manifest_sent: bool
     pass_index: U32
-    grtt_us: U32
+    grtt_us: Annotated[int, msgspec.Meta(ge=0, le=limits.GRTT_MAX_NS // limits.MICROSECOND_NS)]
     receivers: Annotated[int, msgspec.Meta(ge=0, le=limits.RECEIVERS_MAX)]
     feedback_scale: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
     """Factor on every backoff: the sender's valve against feedback implosion."""
@@ -150,7 +151,7 @@ class Nack(Message, frozen=True, array_like=True, tag=9):
 
     receiver_index: U32
     object_id: U8
-    sequence: U63
+    sequence: Sequence
     """Everything below it has reached me or is lost; the deficits are as of this point."""
     echo_us: U32
     hold_us: U32
