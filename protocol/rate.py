@@ -19,7 +19,7 @@ LOSS_HIGH = 0.005
 LOSS_LOW = 0.002
 """Loss above the background below which the rate may grow (research §3.3, p_lo)."""
 
-STARTUP_FACTOR = 2.0
+STARTUP_FACTOR = 1.5
 """Growth per step until the first cut."""
 
 GROWTH_SHARE = 0.05
@@ -36,6 +36,9 @@ CUT_MARGIN = 0.97
 
 POOL_FILL_HIGH = 0.5
 """Share of a receiver's slice pool waiting for its own disk beyond which its drain rate limits the sender."""
+
+POOL_FILL_LOW = 0.25
+"""Fill below which the rate may grow: above it, a receiver is already slower than the sender."""
 
 BACKGROUND_SHARE = 0.6
 """Loss that keeps more than this share of itself after a cut was not caused by the rate."""
@@ -85,6 +88,8 @@ class RateControl:
         """Loss that no cut removed: the link's own."""
         self._startup = True
         self._growth_share = GROWTH_SHARE
+        self._drained: float | None = None
+        """What the slowest receiver got done while its queue was filling: its capacity, to return to afterwards."""
         self._hold_until_ns = 0
         self._tracks: dict[int, _Track] = {}
         self._experiment: _Experiment | None = None
@@ -128,11 +133,21 @@ class RateControl:
             self._growth_share = GROWTH_SHARE
             if loss > LOSS_HIGH:
                 self._experiment = _Experiment(self.rate, loss)
+            full = [track.latest for track in fresh if track.latest and track.latest.pool_fill > POOL_FILL_HIGH]
+            if full:
+                self._drained = min(sample.drain_rate for sample in full)
             self.rate = max(self.floor, limit, self.rate / 2)
             self._changed(now, 2 * interval_ns)
-        elif loss - self.background * BACKGROUND_SLACK <= LOSS_LOW and measured_rate > USED_SHARE * self.rate:
+        elif (
+            loss - self.background * BACKGROUND_SLACK <= LOSS_LOW
+            and measured_rate > USED_SHARE * self.rate
+            and all(track.latest is None or track.latest.pool_fill < POOL_FILL_LOW for track in fresh)
+        ):
             grown = self.rate * (STARTUP_FACTOR if self._startup else 1 + self._growth_share)
             self._growth_share = min(1.5 * self._growth_share, GROWTH_SHARE_MAX)
+            if self._drained is not None:
+                grown = max(grown, CUT_MARGIN * self._drained)
+                self._drained = None
             if grown > self.ceiling:
                 grown = self.ceiling
                 self._startup = False

@@ -47,7 +47,7 @@ from protocol.reed_solomon import Code, Codec
 from receivers.chunks import ChunkWriter, ObjectMemory, Pool, decode_slice, read_manifest, zero_chunks
 from receivers.workers import WorkerPool, worker_count
 
-GATHER_S = 0.002
+GATHER_S = 0.003
 """Pause after a small fetch, so that the next one is larger: a fetch costs about 0.2 ms whatever it brings. Only where
 the receive buffer covers the pause many times."""
 

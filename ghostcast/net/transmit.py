@@ -104,13 +104,13 @@ class BatchSender:
             rate: returns the pace in UDP payload bytes per second; asked before every batch, so that it may change.
             stop: returns whether to leave the rest; asked before every batch.
         """
-        stamps = rows[:, SENT_US_OFFSET : SENT_US_OFFSET + 4]
+        stamps = rows[:, SENT_US_OFFSET : SENT_US_OFFSET + 4].view(">u4")[:, 0]
         for start in range(0, len(rows), self.batch_count):
             if stop():
                 return
             batch = rows[start : start + self.batch_count]
             self._pacer.wait(batch.nbytes, rate())
-            stamps[start : start + self.batch_count] = np.frombuffer(struct.pack(">I", _now_us()), np.uint8)
+            stamps[start : start + self.batch_count] = _now_us()
             if self._attempt(lambda: self._send_batch(batch), len(batch)):  # noqa: B023 (called at once)
                 self.bytes_sent += batch.nbytes
 

@@ -80,6 +80,10 @@ class Observer:
 
 PROGRESS_INTERVAL_S = 0.1
 
+RATE_START_SHARE = 0.6
+"""Share of the interface's speed to begin with: the first reports come after a tenth of a second, and the receivers'
+socket buffers cover more than that."""
+
 _STOP = object()
 
 
@@ -215,7 +219,7 @@ class SendEngine:
             control_port=control_port,
             start=options.start,
             rate=options.rate,
-            rate_start=speed / 2 if speed else limits.RATE_START_BYTES_PER_S,
+            rate_start=speed * RATE_START_SHARE if speed else limits.RATE_START_BYTES_PER_S,
             rate_ceiling=speed if speed else limits.RATE_CEILING_BYTES_PER_S,
             repair_symbols=options.repair_symbols,
             window_slices=options.window_slices,
