@@ -20,7 +20,8 @@ def backoff_ns(rng: random.Random, grtt_ns: int, receivers: int, feedback_scale:
         receivers: how many may have the same to say (GSIZE; known here, because receivers register).
         feedback_scale: the sender's valve, at least 1.
     Returns:
-        Nanoseconds in ``[0, BACKOFF_FACTOR * grtt_ns * feedback_scale]``; 0 for a single receiver.
+        Nanoseconds in ``[0, BACKOFF_FACTOR * grtt_ns * feedback_scale]`` and at most ``BACKOFF_MAX_NS``; 0 for a single
+        receiver.
     Source:
         RFC 5401 §2 (RandomBackoff).
     """
@@ -29,7 +30,7 @@ def backoff_ns(rng: random.Random, grtt_ns: int, receivers: int, feedback_scale:
     # DEVIATES RFC 5401 §2: below SMALL_GROUP the interval shrinks with the group, because a rack of eight would
     # otherwise wait six round trips to avoid seven messages.
     scale = min(1.0, receivers / SMALL_GROUP) * feedback_scale
-    longest = limits.BACKOFF_FACTOR * grtt_ns * scale
+    longest = min(limits.BACKOFF_FACTOR * grtt_ns * scale, limits.BACKOFF_MAX_NS)
     rate = math.log(receivers) + 1.0
     x = rng.uniform(0.0, rate / longest) + rate / (longest * (math.exp(rate) - 1.0))
     return int((longest / rate) * math.log(x * (math.exp(rate) - 1.0) * (longest / rate)))

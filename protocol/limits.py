@@ -88,6 +88,9 @@ REPORTS_MISSED_MAX = 6
 # --- feedback (RFC 5401, RFC 5740 §5) --------------------------------------------------------------------------------
 
 BACKOFF_FACTOR = 6  # K for unicast feedback (NORM developer guide; research §1.2)
+BACKOFF_MAX_NS = 20 * SECOND_NS  # however slow and however many: also what one forged STATUS can cost
+HOLD_OFF_MAX_NS = 30 * SECOND_NS  # (K + 2) * GRTT at the largest GRTT is 16 s
+FEEDBACK_SCALE_MAX = 256  # times K * GRTT_MIN is 15 s: 100 000 receivers that all lack something, 6 000 NACKs a second
 GRTT_START_NS = 20 * MILLISECOND_NS
 GRTT_MIN_NS = 10 * MILLISECOND_NS  # scheduling jitter, not the wire, bounds it from below (research §1.4)
 GRTT_MAX_NS = 2 * SECOND_NS

@@ -123,7 +123,7 @@ class Status(Message, frozen=True, array_like=True, tag=6):
     pass_index: U32
     grtt_us: Annotated[int, msgspec.Meta(ge=0, le=limits.GRTT_MAX_NS // limits.MICROSECOND_NS)]
     receivers: Annotated[int, msgspec.Meta(ge=0, le=limits.RECEIVERS_MAX)]
-    feedback_scale: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    feedback_scale: Annotated[int, msgspec.Meta(ge=1, le=limits.FEEDBACK_SCALE_MAX)]
     """Factor on every backoff: the sender's valve against feedback implosion."""
     report_interval_ms: Annotated[int, msgspec.Meta(ge=10, le=600_000)]
     rate: U63

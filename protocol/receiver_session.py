@@ -663,7 +663,8 @@ class ReceiverSession:
 
     def _hold_off_ns(self) -> int:
         """How long an unanswered request is left alone (RFC 5740 §5.3: (K + 2) * GRTT)."""
-        return (limits.BACKOFF_FACTOR + 2) * self._grtt_ns * self._feedback_scale
+        hold_ns = (limits.BACKOFF_FACTOR + 2) * self._grtt_ns * self._feedback_scale
+        return min(hold_ns, limits.HOLD_OFF_MAX_NS)
 
     def _closed_sequence(self) -> int:
         """Datagrams below it have arrived or are lost: the sender said so, or many later ones have arrived."""

@@ -765,7 +765,7 @@ class SenderSession:
             return
         per_s = self._nack_count * limits.SECOND_NS / elapsed_ns
         if per_s > limits.FEEDBACK_PER_S / 2:
-            self._feedback_scale = min(2 * self._feedback_scale, 1 << 16)
+            self._feedback_scale = min(2 * self._feedback_scale, limits.FEEDBACK_SCALE_MAX)
         elif per_s < limits.FEEDBACK_PER_S / 8:
             self._feedback_scale = max(1, self._feedback_scale // 2)
         self._nack_count, self._feedback_window_ns = 0, now
