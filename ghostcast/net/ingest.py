@@ -32,6 +32,12 @@ SLOT_SIZE = 65_536
 SLOT_SPACING = SLOT_SIZE + 4096 + 64
 """Distance of slots: an odd number of cache lines, so that the fronts of all slots do not share cache sets."""
 
+BUFFERS_TO_JUDGE = 512
+"""Kernel buffers after which it is clear whether datagrams come joined."""
+
+JOINED_WORTHWHILE = 1.5
+"""Datagrams a buffer below which large slots are a waste: a fetch then brings 96 datagrams instead of 1024."""
+
 MSG_DONTWAIT = 0x40
 _CMSG_SIZE = 32
 _CMSG = np.dtype([("length", np.uint64), ("level", np.int32), ("type", np.int32), ("value", np.int32)])
@@ -76,12 +82,27 @@ class BatchReceiver:
         self._poll_both = select.poll()
         self._poll_both.register(opened.fileno(), select.POLLIN)
         self._poll_both.register(waker.fileno(), select.POLLIN)
-        self.offload = libc.HAVE_RECVMMSG and self._join_segments()
+        self._lay_out(offload=libc.HAVE_RECVMMSG and self._join_segments(True))
+        self._joined_average = 1.0
+        self._buffers_seen = 0
+        self._datagrams_seen = 0
+
+    def _join_segments(self, wanted: bool) -> bool:
+        """Tell the kernel whether to join datagrams into batches; returns whether it knows how."""
+        try:
+            self._socket.setsockopt(SOL_UDP, UDP_GRO, int(wanted))
+        except OSError:
+            return False
+        return True
+
+    def _lay_out(self, *, offload: bool) -> None:
+        """Reserve the slots: few that hold a batch each, or many that hold a datagram each."""
+        self.offload = offload
         """Whether the kernel joins datagrams into batches."""
-        self.slot_count = SLOT_COUNT if self.offload else SLOT_COUNT_SINGLE
-        spacing = SLOT_SPACING if self.offload else -(-self._datagram_size // 64) * 64 + 64
-        self._segments_max = max(1, SLOT_SIZE // self._datagram_size) if self.offload else 1
-        self._slot_size = SLOT_SIZE if self.offload else self._datagram_size + 1
+        self.slot_count = SLOT_COUNT if offload else SLOT_COUNT_SINGLE
+        spacing = SLOT_SPACING if offload else -(-self._datagram_size // 64) * 64 + 64
+        self._segments_max = max(1, SLOT_SIZE // self._datagram_size) if offload else 1
+        self._slot_size = SLOT_SIZE if offload else self._datagram_size + 1
         self._memory = np.zeros((self.slot_count, max(spacing, self._slot_size)), np.uint8)
         self._control_memory = np.zeros((self.slot_count, _CMSG_SIZE), np.uint8)
         self._control = self._control_memory[:, : _CMSG.itemsize].view(_CMSG)[:, 0]
@@ -92,14 +113,13 @@ class BatchReceiver:
         self._vectors = np.zeros(self.slot_count, libc.IOVEC)
         self._messages = np.zeros(self.slot_count, libc.MMSGHDR)
         self._prepare()
-        self._joined_average = 1.0
 
-    def _join_segments(self) -> bool:
-        try:
-            self._socket.setsockopt(SOL_UDP, UDP_GRO, 1)
-        except OSError:
-            return False
-        return True
+    def _adapt(self) -> None:
+        """Change to many small slots where it turns out that nothing on the way joins datagrams."""
+        seen_enough = self._buffers_seen >= BUFFERS_TO_JUDGE
+        if self.offload and seen_enough and self._datagrams_seen < JOINED_WORTHWHILE * self._buffers_seen:
+            self._join_segments(False)
+            self._lay_out(offload=False)
 
     def _prepare(self) -> None:
         slots = np.arange(self.slot_count, dtype=np.uint64)
@@ -128,6 +148,7 @@ class BatchReceiver:
 
     def fetch(self) -> Batch | None:
         """Fetch what is waiting, up to all slots; None if nothing is."""
+        self._adapt()
         count = self._receive()
         if count == 0:
             return None
@@ -146,6 +167,8 @@ class BatchReceiver:
         if most == 0:
             return Batch(np.empty(0, wire.DATA_HEADER), control, count, count == self.slot_count, 0, _NONE, _NONE)
         slots, segments = np.nonzero(np.arange(most) < whole[:, None])
+        self._buffers_seen += count
+        self._datagrams_seen += len(slots)
         self._joined_average += 0.05 * (len(slots) / count - self._joined_average)
         return Batch(self._headers[slots, segments], control, count, count == self.slot_count, most, slots, segments)
 
