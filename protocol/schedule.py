@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from protocol.partition import Partition
 
-SurplusRule = Callable[[int], int]
-"""How many symbols to add for a slice of which somebody needs so many."""
+SurplusRule = Callable[[int, bool], int]
+"""How many symbols to add for a slice of which somebody needs so many, and whether that is all of it."""
 
 _SCAN_BLOCK = 1 << 16
 """Slices looked at together while searching for the next need: bounds one poll to microseconds for any image."""
@@ -164,7 +164,8 @@ class Schedule:
         symbols = self.partition.symbols_of(slices)
         need = self._need[slices].astype(np.int64)
         whole = need >= symbols
-        extra = np.array([surplus(int(n)) for n in need]) if len(set(need.tolist())) > 1 else surplus(int(need[0]))
+        wishes = list(zip(need.tolist(), whole.tolist(), strict=True))
+        extra = np.array([surplus(*wish) for wish in wishes]) if len(set(wishes)) > 1 else surplus(*wishes[0])
         points = symbols + self.partition.repair_symbols
         counts = np.minimum(need + extra, points)
         # A slice needed whole is sent from its first source symbol: receivers that hold part of it are served as well,

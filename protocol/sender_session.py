@@ -723,7 +723,7 @@ class SenderSession:
             whole = limits.REPAIR_SYMBOLS_START
         losing = sum(peer.lasting_loss > parity.LOSS_NEGLIGIBLE for peer in self.peers if peer.live)
         loss = min(self._loss.value(now), 0.9)
-        return SurplusOf(self.parameters.source_symbols, whole, max(1, losing), loss)
+        return SurplusOf(whole, max(1, losing), loss)
 
     def _window_slices(self) -> int:
         """D, or less where one window would take so long to send that repairs and status would wait for it."""
@@ -778,14 +778,13 @@ class SenderSession:
 class SurplusOf:
     """The surplus rule of one poll: a fixed number for whole slices where one is set, else the model's answer."""
 
-    source_symbols: int
     whole: int | None
     """Repair symbols for a slice that is sent whole; None: as the model says."""
     receivers: int
     loss: float
 
-    def __call__(self, needed: int) -> int:
-        """Return how many symbols to add for a slice of which somebody needs ``needed``."""
-        if self.whole is not None and needed >= self.source_symbols:
+    def __call__(self, needed: int, whole: bool) -> int:
+        """Return how many symbols to add for a slice of which somebody needs ``needed``, perhaps the whole of it."""
+        if self.whole is not None and whole:
             return self.whole
         return parity.surplus(needed, self.receivers, self.loss)
