@@ -1,0 +1,78 @@
+"""Goal: backoffs have RFC 5401's distribution and bounds; GRTT rises at once and falls slowly.
+
+Method: many draws from a seeded generator against the closed form of the distribution.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from protocol import limits
+from protocol.feedback import SMALL_GROUP, GroupRoundTrip, backoff_ns
+
+GRTT = 20 * limits.MILLISECOND_NS
+LONGEST = limits.BACKOFF_FACTOR * GRTT
+
+
+@pytest.mark.parametrize("receivers", [SMALL_GROUP, 100, 10_000])
+def test_backoffs_follow_the_truncated_exponential(receivers: int) -> None:
+    """RFC 5401 §2: P[t < x] = (e^(λx/T) - 1) / (e^λ - 1), λ = ln(N) + 1."""
+    rng = random.Random(receivers)
+    draws = sorted(backoff_ns(rng, GRTT, receivers, 1) for _draw in range(20_000))
+    rate = math.log(receivers) + 1
+    for share in (0.1, 0.5, 0.9):
+        expected = LONGEST / rate * math.log(1 + share * (math.exp(rate) - 1))
+        assert draws[int(share * len(draws))] == pytest.approx(expected, rel=0.03)
+    assert draws[0] >= 0
+    assert draws[-1] <= LONGEST
+
+
+def test_a_large_group_begins_with_few() -> None:
+    """Of 10 000 receivers with the same loss only a handful speak within the first half of the interval."""
+    rng = random.Random(1)
+    early = sum(backoff_ns(rng, GRTT, 10_000, 1) < LONGEST / 2 for _receiver in range(10_000))
+    assert early < 100
+
+
+def test_a_single_receiver_speaks_at_once_and_small_groups_soon() -> None:
+    rng = random.Random(2)
+    assert backoff_ns(rng, GRTT, 1, 7) == backoff_ns(rng, GRTT, 0, 1) == 0
+    for receivers in range(2, SMALL_GROUP):
+        longest = max(backoff_ns(rng, GRTT, receivers, 1) for _draw in range(300))
+        assert longest <= LONGEST * receivers / SMALL_GROUP + 1
+
+
+def test_the_valve_scales_and_the_limit_holds() -> None:
+    rng = random.Random(3)
+    assert max(backoff_ns(rng, GRTT, 1000, 8) for _draw in range(500)) > 4 * LONGEST
+    for _draw in range(500):
+        wait_ns = backoff_ns(rng, limits.GRTT_MAX_NS, limits.RECEIVERS_MAX, limits.FEEDBACK_SCALE_MAX)
+        assert 0 <= wait_ns <= limits.BACKOFF_MAX_NS
+
+
+def test_grtt_rises_at_once_and_falls_by_a_tenth_an_interval() -> None:
+    grtt, interval, now = GroupRoundTrip(), 100 * limits.MILLISECOND_NS, 0
+    assert grtt.value_ns == limits.GRTT_START_NS
+    grtt.observe(300 * limits.MILLISECOND_NS, now, interval)
+    assert grtt.value_ns == 300 * limits.MILLISECOND_NS
+    falls = []
+    for _sample in range(1000):
+        now += interval // 10
+        before = grtt.value_ns
+        grtt.observe(limits.MILLISECOND_NS, now, interval)
+        falls.append(grtt.value_ns / before)
+        assert grtt.value_ns >= before * 0.899
+    assert sum(fall < 1 for fall in falls[:100]) <= 11
+    assert grtt.value_ns == limits.GRTT_MIN_NS
+
+
+def test_grtt_stays_within_its_limits() -> None:
+    grtt = GroupRoundTrip()
+    grtt.observe(1 << 60, 0, 1)
+    assert grtt.value_ns == limits.GRTT_MAX_NS
+    for now in range(1, 500):
+        grtt.observe(0, now, 1)
+    assert grtt.value_ns == limits.GRTT_MIN_NS

@@ -1,0 +1,198 @@
+"""Goal: needs are merged, served in order, never twice for one loss, and always with fresh symbols.
+
+Method: small objects, window by window; the rules of SPEC §7 one at a time. The oracle is in tests/property.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from protocol import limits
+from protocol.partition import Partition
+from protocol.schedule import Schedule, Window
+
+K = 8
+
+
+def schedule(slice_count: int = 10, last: int = K, wanted: list[int] | None = None) -> Schedule:
+    partition = Partition(64 * (K * (slice_count - 1) + last), 64, K)
+    mask = np.ones(slice_count, np.bool_)
+    if wanted is not None:
+        mask[:] = False
+        mask[wanted] = True
+    return Schedule(limits.OBJECT_IMAGE, partition, mask)
+
+
+def surplus(extra: int) -> Callable[[int, bool], int]:
+    return lambda needed, whole: extra
+
+
+def drain(plan: Schedule, sequence: int = 0, size: int = 4, extra: int = 0) -> tuple[list[Window], int]:
+    windows = []
+    while (window := plan.poll_window(size, sequence, surplus(extra))) is not None:
+        windows.append(window)
+        sequence += window.datagram_count
+    return windows, sequence
+
+
+def ask(plan: Schedule, needs: dict[int, int], sequence: int) -> dict[int, int]:
+    slices = np.array(sorted(needs), np.int64)
+    counted = plan.request(slices, np.array([needs[s] for s in slices.tolist()], np.int64), sequence)
+    return dict(zip(counted[0].tolist(), counted[1].tolist(), strict=True))
+
+
+def test_the_first_pass_sends_every_wanted_slice_once_in_order() -> None:
+    plan = schedule(wanted=[0, 1, 4, 5, 6, 9])
+    windows, sequence = drain(plan, size=4, extra=1)
+    assert [window.slices.tolist() for window in windows] == [[0, 1, 4, 5], [6, 9]]
+    assert all((window.positions == 0).all() and (window.counts == K + 1).all() for window in windows)
+    assert [window.source_count for window in windows] == [4 * K, 2 * K]
+    assert not any(window.repair_pass for window in windows)
+    assert sequence == 6 * (K + 1)
+    assert not plan.pending
+    assert plan.pass_index == 0
+    assert plan.first_pass_cursor == 10
+
+
+def test_a_window_goes_symbol_by_symbol_then_slice_by_slice() -> None:
+    window = Window(1, np.array([5, 9]), np.array([0, 3]), np.array([3, 1]), 0, 4, False)
+    row, ordinal = window.wire_order()
+    assert list(zip(row.tolist(), ordinal.tolist(), strict=True)) == [(0, 0), (1, 0), (0, 1), (0, 2)]
+
+
+def test_the_largest_deficit_counts_and_is_answered_with_fresh_symbols() -> None:
+    plan = schedule()
+    _windows, sequence = drain(plan)
+    assert ask(plan, {3: 2}, sequence) == {3: 2}
+    assert ask(plan, {3: 5, 4: 1}, sequence) == {3: 5, 4: 1}
+    assert ask(plan, {3: 1}, sequence) == {3: 1}
+    windows, sequence = drain(plan, sequence)
+    assert [window.slices.tolist() for window in windows] == [[3, 4]]
+    assert windows[0].positions.tolist() == [K, K]
+    assert windows[0].counts.tolist() == [5, 1]
+    assert windows[0].source_count == 0
+    assert windows[0].repair_pass
+    ask(plan, {3: 2}, sequence)
+    windows, _sequence = drain(plan, sequence)
+    assert windows[0].positions.tolist() == [K + 5]
+
+
+def test_a_deficit_from_before_the_last_transmission_is_not_counted() -> None:
+    plan = schedule()
+    _windows, sequence = drain(plan)
+    ask(plan, {3: 2}, sequence)
+    _windows, later = drain(plan, sequence)
+    assert ask(plan, {3: 2, 4: 1}, later - 1) == {4: 1}
+    assert ask(plan, {3: 2}, later) == {3: 2}
+
+
+def test_partial_deficits_overtake_the_first_pass_and_whole_ones_wait_for_the_next() -> None:
+    plan = schedule(12)
+    window = plan.poll_window(4, 0, surplus(0))
+    assert window is not None
+    sequence = window.datagram_count
+    ask(plan, {1: K, 2: 3}, sequence)
+    held = plan.poll_window(4, sequence, surplus(0), rolling=False)
+    assert held is not None
+    assert held.slices.tolist() == [4, 5, 6, 7]
+    order = [window.slices.tolist() for window in drain(plan, sequence + held.datagram_count)[0]]
+    assert order == [[2], [8, 9, 10, 11], [1]]
+    assert plan.pass_index == 1
+
+
+def test_while_nacks_are_gathered_no_pass_begins() -> None:
+    plan = schedule()
+    _windows, sequence = drain(plan)
+    ask(plan, {2: K, 5: 1}, sequence)
+    assert plan.poll_window(4, sequence, surplus(0), rolling=False) is None
+    assert plan.pending
+    assert [window.slices.tolist() for window in drain(plan, sequence)[0]] == [[5], [2]]
+
+
+def test_one_pass_serves_the_union_of_all_wants_in_order() -> None:
+    plan = schedule(20)
+    _windows, sequence = drain(plan)
+    for start, stop in ((0, 6), (3, 9), (15, 17)):
+        ask(plan, dict.fromkeys(range(start, stop), K), sequence)
+    windows, _sequence = drain(plan, sequence, size=32)
+    assert [window.slices.tolist() for window in windows] == [[*range(9), 15, 16]]
+    assert plan.pass_index == 1
+
+
+def test_whole_requests_start_at_the_first_source_symbol_and_move_the_fresh_ones_on() -> None:
+    plan = schedule()
+    _windows, sequence = drain(plan, extra=2)
+    ask(plan, {1: K}, sequence)
+    windows, sequence = drain(plan, sequence, extra=4)
+    assert windows[0].positions.tolist() == [0]
+    assert windows[0].counts.tolist() == [K + 4]
+    ask(plan, {1: 1}, sequence)
+    windows, _sequence = drain(plan, sequence)
+    assert windows[0].positions.tolist() == [K + 4]
+
+
+def test_after_every_point_was_used_they_are_used_again_in_turn() -> None:
+    plan = schedule(1)
+    _windows, sequence = drain(plan)
+    seen = []
+    for _answer in range(70):
+        ask(plan, {0: 7}, sequence)
+        windows, sequence = drain(plan, sequence)
+        positions = windows[0].positions[0] + np.arange(7)
+        seen += plan.partition.esi(positions, np.full(7, K)).tolist()
+    assert seen[: 255 - K] == list(range(K, 255))
+    assert seen[255 - K : 255] == list(range(K))
+    assert np.bincount(seen).max() - np.bincount(seen).min() <= 1
+
+
+def test_the_source_count_is_exact_when_positions_go_around() -> None:
+    plan = schedule(1, last=3)
+    _windows, sequence = drain(plan)
+    total, again = 3, 0
+    for _answer in range(300):
+        ask(plan, {0: 2}, sequence)
+        windows, sequence = drain(plan, sequence)
+        esis = plan.partition.esi(windows[0].positions[0] + np.arange(2), np.full(2, 3))
+        assert windows[0].source_count == np.count_nonzero(esis < K)
+        total, again = total + 2, again + windows[0].source_count
+    assert again > 0
+
+
+def test_a_slice_never_goes_out_with_more_than_its_points() -> None:
+    plan = schedule(2, last=3)
+    windows, _sequence = drain(plan, extra=1000)
+    assert windows[0].counts.tolist() == [255, 3 + 255 - K]
+
+
+def test_the_surplus_rule_is_told_what_is_whole() -> None:
+    plan = schedule(3, last=2)
+    told = []
+
+    def rule(needed: int, whole: bool) -> int:
+        told.append((needed, whole))
+        return 0
+
+    plan.poll_window(4, 0, rule)
+    assert told == [(K, True), (K, True), (2, True)]
+    ask(plan, {1: 2}, 1000)
+    told.clear()
+    plan.poll_window(4, 1000, rule)
+    assert told == [(2, False)]
+
+
+def test_a_need_beyond_the_slice_means_all_of_it() -> None:
+    plan = schedule(3, last=2)
+    _windows, sequence = drain(plan)
+    assert ask(plan, {0: 255, 2: 255}, sequence) == {0: K, 2: 2}
+
+
+@pytest.mark.parametrize("slice_count", [0, 1])
+def test_an_object_without_needs_has_no_window(slice_count: int) -> None:
+    partition = Partition(64 * K * slice_count, 64, K)
+    plan = Schedule(1, partition, np.zeros(slice_count, np.bool_))
+    assert plan.poll_window(4, 0, surplus(0)) is None
+    assert plan.first_pass_cursor == slice_count
+    assert plan.needed_symbols == 0
