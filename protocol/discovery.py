@@ -56,7 +56,11 @@ class Discovery:
         if slices > limits.SLICE_COUNT_MAX:
             self.drops.malformed += 1
             return
-        if len(self.found) < limits.SESSIONS_HEARD_MAX or frame.session_id in self.found:
+        known = self.found.get(frame.session_id)
+        if known is not None and known.sender_host != address[0]:
+            self.drops.stale += 1  # Whoever was heard first is the sender; a repeat from elsewhere changes nothing.
+            return
+        if known is not None or len(self.found) < limits.SESSIONS_HEARD_MAX:
             self.found[frame.session_id] = Found(frame.session_id, message, address[0])
         if self._decide_ns is None:
             self._decide_ns = now if self.name is not None else now + LISTEN_NS

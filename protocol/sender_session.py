@@ -422,7 +422,10 @@ class SenderSession:
 
     def _rejoin(self, peer: Peer, message: messages.Join, address: Address, now: int) -> None:
         """Answer a repeated JOIN, or take a restarted receiver back under its old index."""
-        if message.incarnation == peer.replaced_incarnation:
+        moved = message.incarnation == peer.incarnation and address != peer.address
+        if message.incarnation == peer.replaced_incarnation or moved:
+            # An echo of an earlier start, or somebody else who repeats what was heard: a receiver that really moved has
+            # started again. The address must not change, or the real receiver would not be heard any more.
             self.drops.stale += 1
             return
         peer.heard_ns = now

@@ -236,7 +236,8 @@ class ReceiveEngine:
         group = sockets.group_address(found.announce.group)
         if group is None:
             raise UsageError("the session announces a data group that is no multicast address: refused")
-        data_socket = sockets.open_listener(self.options.interface, group, found.announce.port, "data")
+        interface = self.options.interface
+        data_socket = sockets.open_listener(interface, group, found.announce.port, "data", source=found.sender_host)
         wake_in, wake_out = socket.socketpair()
         wake_in.setblocking(False)
         wake_out.setblocking(False)

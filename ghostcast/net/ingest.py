@@ -220,6 +220,8 @@ class BatchReceiver:
         Cost:
             One copy at 15 to 25 GB/s (measured, 1440-byte symbols); one numpy call a slot where slots are ragged.
         """
+        if not len(rows):
+            return
         if indices is not None:
             self._scatter_chosen(batch.slots[indices], batch.segments[indices], rows, buffer)
             return

@@ -25,6 +25,7 @@ SO_MEMINFO = 55
 IP_MTU_DISCOVER = 10
 IP_PMTUDISC_PROBE = 3
 IP_MULTICAST_ALL = 49
+IP_ADD_SOURCE_MEMBERSHIP = 39
 SOL_UDP = 17
 UDP_SEGMENT = 103
 UDP_GRO = 104
@@ -83,8 +84,12 @@ def _multicast_out(opened: socket.socket, interface: Interface, ttl: int) -> Non
     opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
 
 
-def open_listener(interface: Interface, group: str, port: int, what: str) -> socket.socket:
-    """Open a socket that hears one group on one interface; several processes of a host may hear the same."""
+def open_listener(interface: Interface, group: str, port: int, what: str, source: str | None = None) -> socket.socket:
+    """Open a socket that hears one group on one interface; several processes of a host may hear the same.
+
+    With ``source`` only datagrams from that address are heard (RFC 3376), where the system can do that: the kernel then
+    keeps strangers' datagrams from the data path.
+    """
     opened = _udp_socket()
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if hasattr(socket, "SO_REUSEPORT") and not _LINUX:
@@ -95,7 +100,11 @@ def open_listener(interface: Interface, group: str, port: int, what: str) -> soc
     _bind(opened, (group, port), what)
     membership = struct.pack("4s4s", socket.inet_aton(group), socket.inet_aton(interface.address))
     try:
-        opened.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        if source is not None and _LINUX:
+            option, membership = IP_ADD_SOURCE_MEMBERSHIP, membership + socket.inet_aton(source)
+        else:
+            option = socket.IP_ADD_MEMBERSHIP
+        opened.setsockopt(socket.IPPROTO_IP, option, membership)
     except OSError as error:
         opened.close()
         raise UsageError(
