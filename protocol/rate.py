@@ -118,8 +118,12 @@ class RateControl:
             return
         limit, loss, believed = self._limit(fresh)
         if self._experiment is not None:
-            # Only one interval is needed here: the question is whether the same loss is still there.
-            if loss > BACKGROUND_SHARE * self._experiment.loss_before:
+            # Only one interval is needed here: the question is whether the same loss is still there. A link that was
+            # far too full is still too full after one cut, but loses less, and how much less is known exactly.
+            before = self._experiment
+            still_full = max(0.0, 1.0 - (1.0 - before.loss_before) * before.rate_before / self.rate)
+            noise = max(BACKGROUND_SHARE * before.loss_before, (still_full + before.loss_before) / 2)
+            if loss > noise:
                 self.background = max(self.background, loss)
                 self.rate = min(self._experiment.rate_before, self.ceiling)
                 self._experiment = None
