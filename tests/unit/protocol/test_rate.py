@@ -1,0 +1,168 @@
+"""Goal: the rate follows what the slowest receiver carries, and takes neither noise nor one burst for congestion.
+
+Method: a fluid model of a link (capacity, a queue that drops at its tail, noise) and of receivers (a drain rate and a
+pool), stepped one control interval at a time, with seeded scatter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+
+import pytest
+
+from protocol import limits
+from protocol.rate import RateControl, Sample
+
+MB = 1e6
+INTERVAL_NS = 200 * limits.MILLISECOND_NS
+
+
+@dataclasses.dataclass
+class Link:
+    """One receiver behind a link."""
+
+    capacity: float = 1e12
+    noise: float = 0.0
+    queue_s: float = 0.01
+    """What the queue holds, in seconds of the capacity."""
+    drain: float = 1e12
+    pool: float = 144e6
+    queued: float = 0.0
+    filled: float = 0.0
+
+    def interval(self, rate: float, seconds: float, rng: random.Random, burst: float = 0.0) -> Sample:
+        sent = rate * seconds
+        self.queued += sent - self.capacity * seconds
+        overflow = max(0.0, self.queued - self.queue_s * self.capacity)
+        self.queued = min(max(self.queued, 0.0), self.queue_s * self.capacity)
+        noise = self.noise * rng.uniform(0.85, 1.15)
+        loss = min(1.0, overflow / sent + noise + burst)
+        arrived = sent * (1 - loss)
+        self.filled += arrived - self.drain * seconds
+        overrun = max(0.0, self.filled - self.pool) / sent
+        drained = self.drain if self.filled > 0 else arrived / seconds
+        self.filled = min(max(self.filled, 0.0), self.pool)
+        return Sample(loss, overrun, self.filled / self.pool, drained)
+
+
+def run(
+    control: RateControl, links: list[Link], steps: int, seed: int = 1, bursts: dict[int, float] | None = None
+) -> list[float]:
+    """Return the rate after each interval; ``bursts`` adds loss at the first link in one interval."""
+    rng, now, rates = random.Random(seed), 0, []
+    for step in range(steps):
+        now += INTERVAL_NS
+        rate = control.rate
+        for index, link in enumerate(links):
+            burst = (bursts or {}).get(step, 0.0) if index == 0 else 0.0
+            control.observe(index, link.interval(rate, INTERVAL_NS / 1e9, rng, burst), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=rate)
+        rates.append(control.rate)
+    return rates
+
+
+@pytest.mark.parametrize("start", [10 * MB, 125 * MB, 1000 * MB])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_full_link_is_found_and_used(start: float, seed: int) -> None:
+    control = RateControl(start=start, ceiling=1250 * MB)
+    rates = run(control, [Link(capacity=125 * MB)], 400, seed)
+    settled = rates[100:]
+    goodput = [min(rate, 125 * MB) for rate in settled]
+    assert sum(goodput) / len(goodput) >= 0.85 * 125 * MB
+    assert control.background < 0.01
+    assert max(settled) <= 2.0 * 125 * MB
+    assert min(settled) >= 0.5 * 125 * MB
+
+
+def test_a_clean_link_is_used_to_its_ceiling() -> None:
+    control = RateControl(start=10 * MB, ceiling=125 * MB)
+    rates = run(control, [Link()] * 3, 40)
+    assert rates[-1] == 125 * MB
+    assert rates == sorted(rates)
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.05, 0.1])
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_is_not_a_full_link(noise: float, seed: int) -> None:
+    control = RateControl(start=100 * MB, ceiling=125 * MB)
+    rates = run(control, [Link(noise=noise)], 200, seed)
+    settled = rates[40:]
+    assert sum(settled) / len(settled) >= 0.8 * 100 * MB
+    assert control.background >= 0.5 * noise
+
+
+def test_noise_on_a_full_link_still_finds_the_link() -> None:
+    control = RateControl(start=250 * MB, ceiling=1250 * MB)
+    rates = run(control, [Link(capacity=125 * MB, noise=0.03)], 400)
+    settled = rates[200:]
+    assert 0.6 * 125 * MB < sum(settled) / len(settled) < 1.6 * 125 * MB
+
+
+def test_one_microburst_does_not_cut() -> None:
+    control = RateControl(start=60 * MB, ceiling=125 * MB)
+    control._startup = False
+    rates = run(control, [Link(), Link()], 60, bursts={20: 0.2, 35: 0.02})
+    assert all(after >= before for before, after in itertools.pairwise(rates))
+
+
+def test_bursts_at_a_thousand_receivers_do_not_pull_the_rate_to_the_floor() -> None:
+    """In every interval somebody has a burst, never the same one twice running."""
+    control, rng, now = RateControl(start=100 * MB, ceiling=125 * MB), random.Random(5), 0
+    for step in range(200):
+        now += INTERVAL_NS
+        for index in range(200):
+            control.observe(index, Sample(0.3 if index == step % 200 else rng.uniform(0, 0.001), 0, 0, 1e12), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    assert control.rate >= 60 * MB
+
+
+def test_a_slow_disk_is_waited_for() -> None:
+    """The pool takes the first seconds; then the rate comes down to the disk before anything is lost."""
+    control = RateControl(start=300 * MB, ceiling=1250 * MB)
+    link = Link(drain=100 * MB)
+    rates = run(control, [link, Link()], 300)
+    settled = rates[150:]
+    assert 0.7 * 100 * MB <= sum(settled) / len(settled) <= 1.25 * 100 * MB
+
+
+def test_the_slowest_receiver_decides_until_it_leaves() -> None:
+    control = RateControl(start=60 * MB, ceiling=125 * MB)
+    slow = Link(capacity=30 * MB)
+    run(control, [slow, Link()], 100)
+    assert control.rate < 60 * MB
+    control.forget(0)
+    rng, now = random.Random(1), 200 * INTERVAL_NS
+    fast = Link()
+    for _step in range(60):
+        now += INTERVAL_NS
+        control.observe(1, fast.interval(control.rate, 0.2, rng), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    assert control.rate == 125 * MB
+
+
+def test_the_rate_stays_within_its_limits() -> None:
+    control = RateControl(start=1e15, ceiling=100 * MB)
+    assert control.rate == 100 * MB
+    control = RateControl(start=1, ceiling=100 * MB)
+    assert control.rate == limits.RATE_FLOOR_BYTES_PER_S
+    run(control, [Link(noise=0.9, capacity=1.0)], 100)
+    assert limits.RATE_FLOOR_BYTES_PER_S <= control.rate <= 100 * MB
+    assert RateControl(start=1, ceiling=5).rate == 5
+
+
+def test_a_sender_that_does_not_use_its_rate_does_not_raise_it() -> None:
+    control, now = RateControl(start=10 * MB, ceiling=125 * MB), 0
+    for _step in range(50):
+        now += INTERVAL_NS
+        control.observe(0, Sample(0, 0, 0, 1e12), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=1 * MB)
+    assert control.rate == 10 * MB
+
+
+def test_without_reports_nothing_changes() -> None:
+    control = RateControl(start=10 * MB, ceiling=125 * MB)
+    for step in range(50):
+        control.step(step * INTERVAL_NS, interval_ns=INTERVAL_NS, measured_rate=10 * MB)
+    assert control.rate == 10 * MB
