@@ -34,10 +34,10 @@ USED_SHARE = 0.75
 CUT_MARGIN = 0.97
 """A cut goes a little below what was measured to get through, so that the queue drains."""
 
-POOL_FILL_HIGH = 0.5
+POOL_FILL_HIGH = 0.35
 """Share of a receiver's slice pool waiting for its own disk beyond which its drain rate limits the sender."""
 
-POOL_FILL_LOW = 0.25
+POOL_FILL_LOW = 0.1
 """Fill below which the rate may grow: above it, a receiver is already slower than the sender."""
 
 BACKGROUND_SHARE = 0.6

@@ -633,6 +633,7 @@ class SenderSession:
                 ),
                 now,
             )
+            self._step_rate(now)
 
     def _sample_round_trip(self, echo_us: int, hold_us: int, now: int) -> None:
         round_trip_us = ((now // limits.MICROSECOND_NS) - echo_us - hold_us) & 0xFFFFFFFF
