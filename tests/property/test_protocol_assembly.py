@@ -1,0 +1,201 @@
+"""Goal: the ring and the extents never lose count, whatever the order of what happens.
+
+Method: stateful machines call everything in every order beside an oracle of plain sets; and one object is sent with
+losses, duplicates and shuffles, of which the set of symbols alone may decide the outcome.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from protocol.assembly import Assembly, SliceState
+from protocol.extents import Extents
+from protocol.partition import Partition
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[Partition, list[tuple[int, int]], list[list[tuple[int, int]]]]:
+    """An object, the symbols that arrive of it, and the same symbols shuffled, repeated and cut into batches."""
+    k = draw(st.integers(1, 12))
+    symbols = draw(st.integers(1, 60))
+    partition = Partition(64 * symbols, 64, k)
+    every = [
+        (s, esi)
+        for s in range(partition.slice_count)
+        for esi in [*range(int(partition.symbols_of(np.array([s]))[0])), *range(k, k + 6)]
+    ]
+    arrived = draw(st.sets(st.sampled_from(every), max_size=len(every)))
+    chance: random.Random = draw(st.randoms(use_true_random=False))
+    order = sorted(arrived) + chance.choices(sorted(arrived), k=len(arrived) // 2) if arrived else []
+    chance.shuffle(order)
+    batches = []
+    while order:
+        size = chance.randrange(1, 40)
+        batches.append(order[:size])
+        order = order[size:]
+    return partition, sorted(arrived), batches
+
+
+@settings(max_examples=300, deadline=None)
+@given(streams())
+def test_only_the_set_of_symbols_decides(
+    drawn: tuple[Partition, list[tuple[int, int]], list[list[tuple[int, int]]]],
+) -> None:
+    partition, arrived, batches = drawn
+    ring = Assembly(partition, partition.slice_count, np.ones(partition.slice_count, np.bool_))
+    rows: dict[int, tuple[int, int]] = {}
+    completed: list[int] = []
+    for batch in batches:
+        slices, esis = (np.array(column, np.int64) for column in zip(*batch, strict=True))
+        placement = ring.place(slices, esis, np.full(len(batch), 7))
+        for symbol, row in zip(batch, placement.rows.tolist(), strict=True):
+            if row != ring.trash_row:
+                assert rows.get(row, symbol) == symbol, "two symbols in one row"
+                rows[row] = symbol
+        completed += placement.completed.tolist()
+    need = partition.symbols_of(np.arange(partition.slice_count)).tolist()
+    held = [sum(s == index for s, _esi in arrived) for index in range(partition.slice_count)]
+    assert sorted(completed) == [index for index, count in enumerate(held) if count >= need[index]]
+    deficits = ring.deficits_of(np.arange(partition.slice_count)).tolist()
+    assert deficits == [max(0, n - h) for n, h in zip(need, held, strict=True)]
+    assert ring.missing_count == sum(deficit > 0 for deficit in deficits)
+    assert set(rows.values()) <= set(arrived)
+    for index in range(partition.slice_count):
+        stored = {esi for s, esi in rows.values() if s == index}
+        wanted = {esi for s, esi in arrived if s == index}
+        assert stored == wanted if deficits[index] else len(stored) >= need[index]
+    slices, partial = ring.partial_deficits(7)
+    assert slices.tolist() == [i for i, (d, h) in enumerate(zip(deficits, held, strict=True)) if d and h]
+    assert partial.tolist() == [deficits[i] for i in slices.tolist()]
+
+
+class RingMachine(RuleBasedStateMachine):
+    """An Assembly and its Extents, driven as a receiver drives them, in any order."""
+
+    @initialize(
+        k=st.integers(1, 4),
+        slots=st.integers(1, 6),
+        sizes=st.lists(st.integers(1, 300), min_size=1, max_size=12),
+        unwanted=st.sets(st.integers(0, 11)),
+    )
+    def begin(self, k: int, slots: int, sizes: list[int], unwanted: set[int]) -> None:
+        offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+        self.partition = Partition(int(offsets[-1]), 64, k)
+        wanted = np.array([index not in unwanted for index in range(len(sizes))])
+        self.extents = Extents(self.partition, offsets, wanted)
+        self.ring = Assembly(self.partition, slots, self.extents.wanted_slices)
+        self.sequence = 0
+        self.decoding: set[int] = set()
+        self.decoded: set[int] = set()
+        """Slices in the ring whose bytes are usable."""
+        self.checking: set[int] = set()
+        self.waiting = {index for index in range(len(sizes)) if wanted[index]}
+        self.reset_later: set[int] = set()
+
+    def ready(self, slice_index: int) -> None:
+        self.decoded.add(slice_index)
+        if not self.extents.needs(slice_index):
+            self.release(slice_index)
+            return
+        found = self.extents.slice_ready(slice_index)
+        expected = {e for e in self.waiting if set(self.extents.slices_of(e)) <= self.decoded - self.reset_later}
+        assert set(found) == expected
+        for extent in found:
+            self.waiting.discard(extent)
+            self.checking.add(extent)
+            for covering in self.extents.slices_of(extent):
+                self.ring.pin(covering)
+
+    def release(self, slice_index: int) -> None:
+        self.ring.release(slice_index)
+        self.decoded.discard(slice_index)
+        self.reset_later.discard(slice_index)
+
+    @rule(data=st.data(), count=st.integers(1, 12))
+    def symbols_arrive(self, data: st.DataObject, count: int) -> None:
+        """A window of up to three slices, some of its symbols, in wire order."""
+        chosen = sorted(data.draw(st.sets(st.integers(0, self.partition.slice_count - 1), min_size=1, max_size=3)))
+        first = data.draw(st.integers(0, self.partition.source_symbols + 4))
+        pairs = [(s, esi) for esi in range(first, first + count) for s in chosen if esi < 255]
+        slices = np.array([s for s, _esi in pairs], np.int64)
+        esis = np.array([esi for _s, esi in pairs], np.int64)
+        valid = self.ring.valid(slices, esis)
+        slices, esis = slices[valid], esis[valid]
+        self.sequence += len(pairs)
+        pinned = {s for s in range(self.partition.slice_count) if self.ring.busy(s)}
+        placement = self.ring.place(slices, esis, np.full(len(slices), self.sequence))
+        lost = self.ring.take_lost_complete()
+        assert not pinned & set(lost)
+        for slice_index in lost:
+            self.decoded.discard(slice_index)
+            self.extents.slice_lost(slice_index)
+        for slice_index, decode in zip(placement.completed.tolist(), placement.to_decode.tolist(), strict=True):
+            assert slice_index not in self.decoded | self.decoding
+            if decode:
+                self.ring.pin(slice_index)
+                self.decoding.add(slice_index)
+            else:
+                self.ready(slice_index)
+
+    @precondition(lambda self: self.decoding)
+    @rule(data=st.data())
+    def decoded_one(self, data: st.DataObject) -> None:
+        slice_index = data.draw(st.sampled_from(sorted(self.decoding)))
+        erased, repair = self.ring.erasures(slice_index)
+        assert len(erased) == len(repair) > 0
+        self.decoding.discard(slice_index)
+        self.ring.unpin(slice_index)
+        self.ready(slice_index)
+
+    @precondition(lambda self: self.checking)
+    @rule(data=st.data(), good=st.booleans())
+    def checked_one(self, data: st.DataObject, good: bool) -> None:
+        extent = data.draw(st.sampled_from(sorted(self.checking)))
+        self.checking.discard(extent)
+        for slice_index in self.extents.slices_of(extent):
+            self.ring.unpin(slice_index)
+        if good:
+            for slice_index in self.extents.done(extent):
+                assert not any(slice_index in self.extents.slices_of(e) for e in self.waiting | self.checking)
+                self.release(slice_index)
+        else:
+            self.waiting.add(extent)
+            self.reset_later.update(self.extents.damaged(extent))
+        for slice_index in sorted(self.reset_later):
+            if not self.ring.busy(slice_index):
+                self.reset_later.discard(slice_index)
+                self.decoded.discard(slice_index)
+                self.ring.reset(slice_index)
+
+    @rule(idle=st.booleans())
+    def the_sender_speaks(self, idle: bool) -> None:
+        self.ring.end_windows(self.sequence, all_sent=idle)
+
+    @invariant()
+    def nothing_is_miscounted(self) -> None:
+        if not hasattr(self, "ring"):
+            return
+        ring, every = self.ring, np.arange(self.partition.slice_count)
+        state = ring.state
+        assert ring.missing_count == np.count_nonzero(state == SliceState.MISSING)
+        assert set(ring.complete_slices()) == set(np.flatnonzero(state == SliceState.COMPLETE).tolist())
+        assert set(ring.complete_slices()) == self.decoded | self.decoding
+        assert ((ring.deficits_of(every) > 0) == (state == SliceState.MISSING)).all()
+        pinned = {s for e in self.checking for s in self.extents.slices_of(e)} | self.decoding
+        assert {s for s in every.tolist() if ring.busy(s)} == pinned
+        assert round(ring.fill * ring.slots) == len(pinned)
+        assert self.extents.pending_count == len(self.waiting | self.checking)
+        needed = {s for e in self.waiting | self.checking for s in self.extents.slices_of(e)}
+        assert needed == set(np.flatnonzero(self.extents.wanted_slices).tolist())
+        # What somebody waits for is on its way to being ready, or is missing and can be asked for.
+        for slice_index in needed:
+            assert state[slice_index] != SliceState.UNWANTED
+
+
+RingMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRing = RingMachine.TestCase
