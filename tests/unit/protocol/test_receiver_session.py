@@ -1,0 +1,443 @@
+"""Goal: what a receiver says in each state, what it asks for, and that DONE is said last and only in truth.
+
+Method: the machine alone; headers and messages by hand, a clock that the test moves. Whole sessions are in
+tests/simulation.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from protocol import limits, messages, wire
+from protocol.discovery import Found
+from protocol.manifest import Manifest, Source
+from protocol.messages import EndReason, SessionState
+from protocol.receiver_session import (
+    AllWritten,
+    Ended,
+    ExtentReady,
+    Identity,
+    Outcome,
+    ReceiverSession,
+    ReceiverState,
+    SliceToDecode,
+    Welcomed,
+)
+
+K = 4
+SYMBOL = 64
+CHUNKS = 5
+SESSION_ID = 77
+MS = limits.MILLISECOND_NS
+IMAGE, MANIFEST = limits.OBJECT_IMAGE, limits.OBJECT_MANIFEST
+
+
+def manifest() -> Manifest:
+    """Five chunks of one slice each."""
+    return Manifest(
+        bytes(16), "image", 0, CHUNKS * 4096, 4096, Source(), np.full(CHUNKS, K * SYMBOL, np.uint32),
+        np.zeros((CHUNKS, 32), np.uint8), np.zeros((CHUNKS, 32), np.uint8), np.zeros(CHUNKS, np.uint8),
+    )  # fmt: skip
+
+
+class Desk:
+    """A receiver machine, its clock, and a sender played by hand."""
+
+    def __init__(self, *, pool_slices: int = 100) -> None:
+        self.now = limits.SECOND_NS
+        announce = messages.Announce(
+            "lab", bytes(16), "image", bytes(range(32)), 100, CHUNKS * K * SYMBOL, CHUNKS * 4096, SYMBOL, K, 4, 1, 2,
+            3, 0, SessionState.WAITING,
+        )  # fmt: skip
+        self.identity = Identity(bytes(range(16)), 9, "host", "/dev/x", -1)
+        self.session = ReceiverSession(
+            Found(SESSION_ID, announce, "10.0.0.1"),
+            self.identity,
+            pool_size=pool_slices * K * SYMBOL,
+            rng=random.Random(1),
+            now=self.now,
+        )
+        self.sequence = 0
+        self.state = SessionState.SENDING
+        self.cursor = 0
+        self.manifest_sent = False
+        self.pass_index = 0
+        self.receivers = 1
+
+    def tell(self, message: messages.Message, session_id: int = SESSION_ID) -> None:
+        self.session.receive_datagram(messages.encode(session_id, message), self.now)
+
+    def welcome(self, index: int = 3) -> None:
+        self.tell(messages.Welcome(self.identity.receiver_id, self.identity.incarnation, index))
+
+    def status(self) -> None:
+        self.tell(
+            messages.Status(
+                self.sequence, self.state, self.cursor, self.manifest_sent, self.pass_index, 10_000, self.receivers,
+                1, 100, 1,
+            )
+        )  # fmt: skip
+
+    def window(
+        self, object_id: int, slices: list[int], esis: list[int], lose: tuple[tuple[int, int], ...] = ()
+    ) -> list[npt.NDArray[np.int64]]:
+        """Send one interleaved window; ``lose`` names (slice, ESI) that do not arrive."""
+        pairs = [(s, esi) for esi in esis for s in slices]
+        headers = np.zeros(len(pairs), wire.DATA_HEADER)
+        headers["magic"], headers["version"], headers["kind"] = wire.MAGIC, wire.VERSION, wire.KIND_DATA
+        headers["session"] = SESSION_ID
+        headers["sequence"] = (self.sequence + np.arange(len(pairs))) & 0xFFFFFFFF
+        headers["slice"] = [s for s, _esi in pairs]
+        headers["esi"] = [esi for _s, esi in pairs]
+        headers["object"] = object_id
+        headers["window_left"] = len(pairs) - 1 - np.arange(len(pairs))
+        self.sequence += len(pairs)
+        kept = np.array([pair not in lose for pair in pairs])
+        return [placement.rows for placement in self.session.receive_symbols(headers[kept], self.now)]
+
+    def send_manifest(self) -> None:
+        self.window(MANIFEST, [0], [0, 1])
+        self.manifest_sent = True
+        (ready,) = self.events(ExtentReady)
+        assert ready == ExtentReady(MANIFEST, 0)
+        self.session.extent_checked(MANIFEST, 0, good=True)
+        self.session.manifest_known(manifest(), np.ones(CHUNKS, np.bool_), 0)
+
+    def pass_time(self, ns: int) -> None:
+        until = self.now + ns
+        while (due := self.session.next_timeout()) is not None and due <= until:
+            self.now = max(due, self.now)
+            self.session.handle_timeout(self.now)
+        self.now = until
+
+    def said(self, kind: type[messages.Message]) -> list[messages.AnyMessage]:
+        found = []
+        while (datagram := self.session.poll_transmit()) is not None:
+            frame = wire.parse_control(datagram, wire.Drops())
+            assert frame is not None
+            message = messages.decode(frame.body, wire.Drops())
+            if isinstance(message, kind):
+                found.append(message)
+        return found
+
+    def needs(self) -> dict[int, int]:
+        """Return what the NACKs since the last call asked for."""
+        asked: dict[int, int] = {}
+        for nack in self.said(messages.Nack):
+            assert isinstance(nack, messages.Nack)
+            decoded = messages.decode_deficits(nack.items, 1 << 32)
+            assert decoded is not None
+            asked |= dict(zip(decoded[0].tolist(), decoded[1].tolist(), strict=True))
+        return asked
+
+    def events(self, kind: type[object] = object) -> list[object]:
+        found = []
+        while (event := self.session.poll_event()) is not None:
+            if isinstance(event, kind):
+                found.append(event)
+        return found
+
+
+def ready_desk() -> Desk:
+    desk = Desk()
+    desk.welcome()
+    desk.send_manifest()
+    desk.said(messages.Message)
+    desk.events()
+    return desk
+
+
+def test_it_joins_until_it_is_welcome() -> None:
+    desk = Desk()
+    desk.pass_time(0)
+    desk.pass_time(7 * limits.SECOND_NS)
+    joins = desk.said(messages.Join)
+    assert 4 <= len(joins) <= 6
+    assert joins[0] == messages.Join(bytes(range(16)), 9, "host", "/dev/x", -1, 0)
+    desk.tell(messages.Welcome(bytes(16), 9, 3))
+    desk.tell(messages.Welcome(bytes(range(16)), 8, 3))
+    assert desk.session.receiver_index is None
+    desk.welcome()
+    desk.welcome()
+    assert desk.events(Welcomed) == [Welcomed(3)]
+    assert desk.session.state is ReceiverState.MANIFEST
+    desk.pass_time(5 * limits.SECOND_NS)
+    assert desk.said(messages.Join) == []
+
+
+def test_it_reports_as_often_as_it_is_told() -> None:
+    desk = Desk()
+    desk.welcome()
+    for _second in range(5):
+        desk.pass_time(limits.SECOND_NS)
+        desk.tell(desk.session.found.announce)
+    assert 4 <= len(desk.said(messages.Report)) <= 8
+    for _status in range(20):
+        desk.status()
+        desk.pass_time(100 * MS)
+    assert 15 <= len(desk.said(messages.Report)) <= 25
+
+
+def test_a_lossless_image_is_asked_nothing_and_done_is_said_after_the_flush() -> None:
+    desk = ready_desk()
+    desk.window(IMAGE, [0, 1, 2, 3, 4], list(range(K)))
+    chunks = [event.extent for event in desk.events(ExtentReady) if isinstance(event, ExtentReady)]
+    assert chunks == [0, 1, 2, 3, 4]
+    for chunk in chunks:
+        assert desk.session.state is ReceiverState.RECEIVING
+        desk.session.extent_checked(IMAGE, chunk, good=True)
+    assert desk.events() == [AllWritten()]
+    desk.status()
+    desk.pass_time(limits.SECOND_NS)
+    assert desk.needs() == {}
+    assert desk.session.bytes_done == CHUNKS * 4096
+    desk.status()
+    assert desk.said(messages.Done) == []
+    desk.session.flushed(desk.now)
+    desk.pass_time(limits.SECOND_NS)
+    dones = desk.said(messages.Done)
+    assert len(dones) >= 3
+    assert dones[0] == messages.Done(3, bytes(range(32)), CHUNKS * 4096, 0, 0)
+    desk.tell(messages.Poll(0, 4, b"\x0f"))
+    assert desk.session.state is ReceiverState.CONFIRMING
+    desk.tell(messages.Poll(0, 4, b"\x07"))
+    assert desk.session.outcome is Outcome.VERIFIED
+    assert desk.session.next_timeout() is None
+
+
+def test_a_deficit_is_asked_for_when_its_window_has_passed_and_not_again_too_soon() -> None:
+    desk = ready_desk()
+    desk.window(IMAGE, [0, 1], list(range(K)), lose=((0, 2), (1, 0), (1, 3)))
+    desk.pass_time(20 * MS)
+    assert desk.needs() == {}
+    desk.status()
+    desk.pass_time(10 * MS)
+    assert desk.needs() == {0: 1, 1: 2}
+    desk.status()
+    desk.pass_time(60 * MS)
+    assert desk.needs() == {}
+    desk.pass_time(60 * MS)
+    assert desk.needs() == {0: 1, 1: 2}
+    desk.window(IMAGE, [0], [K])
+    assert desk.events(SliceToDecode) == [SliceToDecode(IMAGE, 0)]
+    desk.window(IMAGE, [1], [K])
+    desk.status()
+    desk.pass_time(10 * MS)
+    assert desk.needs() == {1: 1}
+
+
+def test_many_later_datagrams_close_a_window_without_a_word_from_the_sender() -> None:
+    desk = ready_desk()
+    desk.window(IMAGE, [0], list(range(K)), lose=((0, 1),))
+    for _repeat in range(1 + limits.REORDER_GUARD // K):
+        desk.window(IMAGE, [1], list(range(K)))
+    desk.pass_time(10 * MS)
+    assert desk.needs() == {0: 1}
+
+
+def test_what_passed_unheard_is_asked_for_whole_once_the_manifest_says_it_is_wanted() -> None:
+    desk = Desk()
+    desk.sequence, desk.cursor, desk.manifest_sent = 500, 3, True
+    desk.welcome()
+    desk.status()
+    desk.pass_time(10 * MS)
+    (nack,) = desk.said(messages.Nack)
+    assert isinstance(nack, messages.Nack)
+    assert nack.object_id == MANIFEST
+    assert nack.sequence == 500
+    desk.send_manifest()
+    desk.status()
+    desk.pass_time(10 * MS)
+    assert desk.needs() == {0: K, 1: K, 2: K}
+    desk.status()
+    desk.pass_time(10 * MS)
+    assert desk.needs() == {}
+    desk.cursor = CHUNKS
+    desk.status()
+    desk.pass_time(10 * MS)
+    assert desk.needs() == {3: K, 4: K}
+
+
+def test_an_unanswered_whole_request_is_repeated_when_the_sender_is_idle() -> None:
+    desk = ready_desk()
+    desk.cursor, desk.state = CHUNKS, SessionState.IDLE
+    desk.status()
+    desk.pass_time(10 * MS)
+    assert desk.needs() == dict.fromkeys(range(CHUNKS), K)
+    for _status in range(2):
+        desk.pass_time(100 * MS)
+        desk.status()
+    desk.pass_time(10 * MS)
+    assert desk.needs() == dict.fromkeys(range(CHUNKS), K)
+
+
+def test_advice_keeps_silent_whom_it_covers() -> None:
+    desk = ready_desk()
+    desk.receivers = 1000
+    desk.window(IMAGE, [0, 1], list(range(K)), lose=((0, 2), (1, 0), (1, 3)))
+    desk.status()
+    items = np.array([(0, 1, 1), (1, 1, 1)], messages.DEFICIT).tobytes()
+    desk.tell(messages.RepairAdvice(IMAGE, items))
+    desk.pass_time(61 * MS)
+    assert desk.needs() == {1: 2}
+
+
+def test_resume_asks_for_the_rest_only() -> None:
+    desk = Desk()
+    desk.welcome()
+    desk.cursor = CHUNKS
+    desk.window(MANIFEST, [0], [0, 1])
+    desk.manifest_sent = True
+    desk.events()
+    desk.session.extent_checked(MANIFEST, 0, good=True)
+    desk.session.manifest_known(manifest(), np.array([False, True, False, False, True]), 3 * 4096)
+    desk.status()
+    desk.pass_time(10 * MS)
+    assert desk.needs() == {1: K, 4: K}
+    assert desk.session.bytes_done == 3 * 4096
+
+
+def test_nothing_wanted_is_written_at_once() -> None:
+    desk = Desk()
+    desk.welcome()
+    desk.window(MANIFEST, [0], [0, 1])
+    desk.events()
+    desk.session.extent_checked(MANIFEST, 0, good=True)
+    desk.session.manifest_known(manifest(), np.zeros(CHUNKS, np.bool_), CHUNKS * 4096)
+    assert desk.events() == [AllWritten()]
+
+
+def test_all_may_come_before_the_welcome() -> None:
+    desk = Desk()
+    desk.send_manifest()
+    desk.window(IMAGE, list(range(CHUNKS)), list(range(K)))
+    for event in desk.events(ExtentReady):
+        assert isinstance(event, ExtentReady)
+        desk.session.extent_checked(IMAGE, event.extent, good=True)
+    assert desk.events() == []
+    desk.welcome()
+    assert desk.events() == [Welcomed(3), AllWritten()]
+
+
+def test_image_slices_may_come_before_the_manifest() -> None:
+    desk = Desk()
+    desk.welcome()
+    desk.window(IMAGE, [0, 1, 2], [*range(K), K], lose=((1, 0),))
+    assert desk.events(SliceToDecode) == [SliceToDecode(IMAGE, 1)]
+    desk.send_manifest()
+    chunks = [event.extent for event in desk.events(ExtentReady) if isinstance(event, ExtentReady)]
+    assert chunks == [0, 2]
+    desk.session.slice_decoded(IMAGE, 1)
+    assert desk.events() == [ExtentReady(IMAGE, 1)]
+
+
+def test_a_damaged_chunk_is_wanted_whole_again_and_given_up_in_the_end() -> None:
+    desk = ready_desk()
+    desk.cursor = 1
+    for attempt in range(limits.DAMAGED_CHUNK_RETRIES_MAX + 1):
+        desk.window(IMAGE, [0], list(range(K)))
+        assert desk.events(ExtentReady) == [ExtentReady(IMAGE, 0)]
+        desk.session.extent_checked(IMAGE, 0, good=False)
+        assert desk.session.counters.chunks_damaged == attempt + 1
+        if attempt < limits.DAMAGED_CHUNK_RETRIES_MAX:
+            desk.status()
+            desk.pass_time(10 * MS)
+            assert desk.needs() == {0: K}
+    assert desk.session.outcome is Outcome.FAILED
+    fails = desk.said(messages.Fail)
+    assert len(fails) == limits.FAIL_COPIES
+
+
+@pytest.mark.parametrize("reason", list(EndReason))
+def test_the_end_before_done_is_no_success(reason: EndReason) -> None:
+    for prepare in (lambda desk: None, Desk.welcome, Desk.status):
+        desk = Desk()
+        prepare(desk)
+        desk.tell(messages.End(reason, "text"))
+        assert desk.session.outcome is Outcome.SENDER_GONE
+        assert desk.events(Ended) == [Ended(Outcome.SENDER_GONE, desk.session.outcome_text)]
+        desk.status()
+        desk.pass_time(limits.SECOND_NS)
+        assert desk.events() == []
+
+
+def test_silence_ends_it() -> None:
+    desk = Desk()
+    desk.welcome()
+    desk.pass_time(limits.SENDER_SILENCE_NS - MS)
+    desk.tell(desk.session.found.announce)
+    desk.pass_time(limits.SENDER_SILENCE_NS - MS)
+    assert desk.session.outcome is None
+    desk.pass_time(2 * MS)
+    assert desk.session.outcome is Outcome.SENDER_GONE
+
+
+def test_a_refusal_for_me_ends_it_and_for_another_does_not() -> None:
+    desk = Desk()
+    desk.tell(messages.Refuse(bytes(16), "not you"))
+    assert desk.session.outcome is None
+    desk.tell(messages.Refuse(bytes(range(16)), "too small"))
+    assert desk.session.outcome is Outcome.REFUSED
+    assert desk.session.outcome_text == "too small"
+
+
+def test_foreign_headers_are_counted_and_get_no_row() -> None:
+    desk = ready_desk()
+    drops = desk.session.drops
+    for field, value, reason in (
+        ("magic", 1, "foreign"), ("version", 9, "foreign"), ("kind", 2, "foreign"), ("session", 5, "session"),
+        ("object", 7, "malformed"), ("slice", CHUNKS, "malformed"), ("slice", (1 << 32) - 1, "malformed"),
+        ("esi", 255, "malformed"), ("sequence", 1 << 31, "malformed"),
+    ):  # fmt: skip
+        headers = np.zeros(2, wire.DATA_HEADER)
+        headers["magic"], headers["version"], headers["kind"] = wire.MAGIC, wire.VERSION, wire.KIND_DATA
+        headers["session"], headers["object"], headers["sequence"] = SESSION_ID, IMAGE, desk.sequence
+        headers[field][0] = value
+        before = getattr(drops, reason)
+        placements = desk.session.receive_symbols(headers, desk.now)
+        assert sum(len(placement.rows) for placement in placements) == 1, field
+        assert getattr(drops, reason) == before + 1, field
+    assert desk.session.receive_symbols(headers[:0], desk.now) == []
+
+
+def test_a_huge_sequence_number_from_the_sender_is_survived() -> None:
+    desk = ready_desk()
+    desk.sequence = limits.SEQUENCE_MAX - 1
+    desk.status()
+    desk.window(IMAGE, [0], list(range(K)))
+    desk.sequence = 2
+    desk.status()
+    desk.window(IMAGE, [1], list(range(K)), lose=((1, 0),))
+    desk.status()
+    desk.pass_time(10 * MS)
+    assert desk.needs() == {1: 1}
+
+
+def test_loss_in_the_network_and_in_the_host_are_told_apart() -> None:
+    desk = ready_desk()
+    desk.status()
+    desk.pass_time(200 * MS)
+    desk.said(messages.Report)
+    desk.window(IMAGE, [0, 1, 2, 3, 4], list(range(K)), lose=((0, 0), (1, 1), (2, 2), (3, 3)))
+    desk.session.host_dropped(1)
+    desk.status()
+    desk.pass_time(200 * MS)
+    reports = [report for report in desk.said(messages.Report) if isinstance(report, messages.Report)]
+    assert reports[0].lost_network == 3
+    assert reports[0].lost_host == 1
+    assert reports[0].loss_ppm == 3 * 1_000_000 // 20
+    assert reports[0].overrun_ppm == 1_000_000 // 20
+
+
+def test_a_long_identity_still_joins() -> None:
+    desk = Desk()
+    identity = Identity(bytes(16), 1, "語" * 64, "/mnt/" + "語" * 400 + "\udcff", -1)
+    session = ReceiverSession(desk.session.found, identity, pool_size=1 << 20, rng=random.Random(1), now=desk.now)
+    session.handle_timeout(desk.now + limits.SECOND_NS)
+    assert session.poll_transmit() is not None
+    session.fail("語" * 1000)
+    assert session.outcome is Outcome.FAILED

@@ -1,0 +1,413 @@
+"""Goal: what a sender answers to each message in each state, and what it says when.
+
+Method: the machine alone, messages by hand, a clock that the test moves. Whole sessions are in tests/simulation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from protocol import limits, messages, wire
+from protocol.messages import EndReason, SessionState
+from protocol.sender_session import (
+    Destination,
+    EventKind,
+    PeerState,
+    SenderSession,
+    SessionParameters,
+    StartRule,
+)
+
+K = 8
+SYMBOL = 64
+SLICES = 20
+SESSION_ID = 77
+DIGEST = bytes(range(32))
+MS = limits.MILLISECOND_NS
+
+
+def parameters(start: StartRule, **changes: object) -> SessionParameters:
+    fields: dict[str, object] = {
+        "session_id": SESSION_ID, "name": "lab", "image_id": bytes(16), "image_name": "image",
+        "manifest_digest": DIGEST, "manifest_size": 100, "stream_size": SLICES * K * SYMBOL, "raw_size": 1_000_000,
+        "symbol_size": SYMBOL, "group": 1, "port": 7767, "control_port": 4000, "start": start, "rate": 1e6,
+        "repair_symbols": 0, "source_symbols": K, "window_slices": 4,
+    }  # fmt: skip
+    return SessionParameters(**fields | changes)  # type: ignore[arg-type]
+
+
+class Desk:
+    """A sender machine, its clock and its outgoing mail."""
+
+    def __init__(self, start: StartRule | None = None, **changes: object) -> None:
+        self.now = limits.SECOND_NS
+        rule = StartRule(receivers=1) if start is None else start
+        self.session = SenderSession(parameters(rule, **changes), np.ones(SLICES, np.bool_), self.now)
+
+    def tell(self, message: messages.Message, who: int = 0, session_id: int = SESSION_ID) -> None:
+        self.session.receive_datagram(messages.encode(session_id, message), (f"10.0.0.{who}", 5000), self.now)
+
+    def join(self, who: int = 0, incarnation: int = 1, size: int = -1, link: int = 0) -> None:
+        self.tell(messages.Join(bytes([who] * 16), incarnation, f"host{who}", "/dev/x", size, link), who)
+
+    def pass_time(self, ns: int) -> None:
+        until = self.now + ns
+        while (due := self.session.next_timeout()) is not None and due <= until:
+            self.now = max(due, self.now)
+            self.session.handle_timeout(self.now)
+        self.now = until
+
+    def mail(self) -> list[tuple[object, messages.AnyMessage]]:
+        found = []
+        while (transmit := self.session.poll_transmit()) is not None:
+            frame = wire.parse_control(transmit.datagram, wire.Drops())
+            assert frame is not None
+            message = messages.decode(frame.body, wire.Drops())
+            assert message is not None
+            found.append((transmit.destination, message))
+        return found
+
+    def said(self, kind: type[messages.Message]) -> list[messages.AnyMessage]:
+        return [message for _destination, message in self.mail() if isinstance(message, kind)]
+
+    def events(self) -> list[EventKind]:
+        found = []
+        while (event := self.session.poll_event()) is not None:
+            found.append(event.kind)
+        return found
+
+    def send_all(self) -> None:
+        while self.session.poll_window(self.now) is not None:
+            pass
+
+    def nack(self, needs: list[tuple[int, int, int]], who: int = 0, sequence: int | None = None) -> None:
+        items = np.array(needs, messages.DEFICIT).tobytes()
+        at = self.session.sequence if sequence is None else sequence
+        self.tell(messages.Nack(who, limits.OBJECT_IMAGE, at, 0, 0, 0, items), who)
+
+    def done(self, who: int = 0, digest: bytes = DIGEST) -> None:
+        self.tell(messages.Done(who, digest, 1, 0, 0), who)
+
+    def report(self, who: int = 0, loss_ppm: int = 0) -> None:
+        self.tell(messages.Report(who, 0, 0, 0, 0, 0, loss_ppm, 0, 0, 0, 0, False), who)
+
+
+def test_it_announces_every_second_and_sooner_when_asked() -> None:
+    desk = Desk()
+    desk.pass_time(0)
+    ((destination, announce),) = desk.mail()
+    assert destination is Destination.DISCOVERY
+    assert isinstance(announce, messages.Announce)
+    assert announce.state is SessionState.WAITING
+    desk.pass_time(limits.ANNOUNCE_INTERVAL_NS)
+    assert len(desk.said(messages.Announce)) == 1
+    for _receiver in range(100):
+        desk.tell(messages.Solicit("lab"), session_id=0)
+        desk.tell(messages.Solicit(""), session_id=0)
+    desk.pass_time(limits.SOLICITED_GAP_NS)
+    assert len(desk.said(messages.Announce)) == 1
+    desk.tell(messages.Solicit("other"), session_id=0)
+    desk.pass_time(limits.SOLICITED_GAP_NS)
+    assert desk.said(messages.Announce) == []
+
+
+def test_a_join_is_welcomed_and_a_repeat_is_welcomed_again() -> None:
+    desk = Desk(StartRule(receivers=3))
+    desk.join(1)
+    desk.join(2)
+    desk.join(1)
+    welcomes = [(to, m.receiver_index) for to, m in desk.mail() if isinstance(m, messages.Welcome)]
+    assert welcomes == [(("10.0.0.1", 5000), 0), (("10.0.0.2", 5000), 1), (("10.0.0.1", 5000), 0)]
+    assert desk.events() == [EventKind.JOINED] * 2
+    assert not desk.session.started
+
+
+def test_nothing_but_solicit_is_taken_without_a_session_or_from_another() -> None:
+    desk = Desk()
+    desk.tell(messages.Join(bytes(16), 1, "h", "t", -1, 0), session_id=0)
+    desk.tell(messages.Join(bytes(16), 1, "h", "t", -1, 0), session_id=SESSION_ID + 1)
+    assert desk.session.peers == []
+    assert desk.session.drops.session == 2
+
+
+def test_the_manifest_goes_first() -> None:
+    desk = Desk()
+    desk.join()
+    assert desk.session.started
+    windows = []
+    while (window := desk.session.poll_window(desk.now)) is not None:
+        windows.append(window)
+    assert [window.object_id for window in windows] == [0, 1, 1, 1, 1, 1]
+    assert windows[0].first_sequence == 0
+    assert desk.session.sequence == sum(window.datagram_count for window in windows) == 2 + SLICES * K
+
+
+def test_status_says_where_the_stream_stands() -> None:
+    desk = Desk()
+    desk.join()
+    (first,) = desk.said(messages.Status)
+    assert isinstance(first, messages.Status)
+    assert (first.sequence, first.cursor, first.manifest_sent, first.state) == (0, 0, False, SessionState.SENDING)
+    desk.session.poll_window(desk.now)
+    desk.session.poll_window(desk.now)
+    desk.pass_time(limits.STATUS_INTERVAL_NS)
+    (second,) = desk.said(messages.Status)
+    assert isinstance(second, messages.Status)
+    assert (second.sequence, second.cursor, second.manifest_sent) == (desk.session.sequence, 4, True)
+    desk.send_all()
+    (third,) = desk.said(messages.Status)
+    assert isinstance(third, messages.Status)
+    assert (third.state, third.cursor) == (SessionState.IDLE, SLICES)
+    desk.report()
+    desk.pass_time(limits.SECOND_NS)
+    assert 9 <= len(desk.said(messages.Status)) <= 16
+
+
+def test_a_nack_is_answered_at_once_where_nobody_else_may_lack_the_same() -> None:
+    desk = Desk()
+    desk.join()
+    desk.send_all()
+    desk.nack([(3, 2, 1)])
+    window = desk.session.poll_window(desk.now)
+    assert window is not None
+    assert window.slices.tolist() == [3, 4]
+    assert desk.session.sent.nacks == 1
+    assert desk.said(messages.RepairAdvice) == []
+
+
+def test_nacks_of_several_receivers_are_gathered_advised_and_answered_once() -> None:
+    desk = Desk(StartRule(receivers=2))
+    desk.join(0)
+    desk.join(1)
+    desk.send_all()
+    desk.mail()
+    desk.nack([(3, 1, 2)], 0)
+    assert desk.session.poll_window(desk.now) is None
+    desk.nack([(3, 1, 3), (7, 1, 1)], 1)
+    desk.pass_time(limits.AGGREGATION_MAX_NS)
+    (advice,) = desk.said(messages.RepairAdvice)
+    assert isinstance(advice, messages.RepairAdvice)
+    assert np.frombuffer(advice.items, messages.DEFICIT).tolist() == [(3, 1, 3), (7, 1, 1)]
+    window = desk.session.poll_window(desk.now)
+    assert window is not None
+    assert window.slices.tolist() == [3, 7]
+    assert window.counts.tolist() == [3, 1]
+    desk.nack([(3, 1, 2)], 0, sequence=window.first_sequence)
+    assert desk.session.poll_window(desk.now) is None
+
+
+@pytest.mark.parametrize(
+    "needs", [[(0, 0, 1)], [(SLICES, 1, 1)], [(0, (1 << 32) - 1, 1)], [(5, 1, 1), (4, 1, 1)], [(0, 1, 0)]]
+)
+def test_a_nack_that_cannot_be_is_malformed(needs: list[tuple[int, int, int]]) -> None:
+    desk = Desk()
+    desk.join()
+    desk.send_all()
+    desk.nack(needs)
+    desk.nack([(1, 1, 1)], sequence=desk.session.sequence + 1)
+    assert desk.session.drops.malformed == 2
+    assert desk.session.poll_window(desk.now) is None
+
+
+def test_only_the_receiver_itself_speaks_for_itself() -> None:
+    desk = Desk(StartRule(receivers=2))
+    desk.join(0)
+    desk.join(1)
+    for index in (0, 5, limits.RECEIVERS_MAX):
+        desk.tell(messages.Done(index, DIGEST, 0, 0, 0), who=9)
+    assert desk.session.drops.stale == 3
+    assert [peer.state for peer in desk.session.peers] == [PeerState.RECEIVING] * 2
+
+
+def test_done_counts_for_this_manifest_and_is_acknowledged_by_a_cleared_bit() -> None:
+    desk = Desk(StartRule(receivers=2))
+    desk.join(0)
+    desk.join(1)
+    desk.done(0, bytes(32))
+    assert desk.session.peers[0].state is PeerState.RECEIVING
+    desk.done(0)
+    assert desk.events()[-1] is EventKind.VERIFIED
+    desk.pass_time(limits.AGGREGATION_MAX_NS)
+    (poll,) = desk.said(messages.Poll)
+    assert poll == messages.Poll(0, 2, b"\x02")
+    desk.done(0)
+    desk.pass_time(limits.AGGREGATION_MAX_NS)
+    assert len(desk.said(messages.Poll)) == 1
+    assert desk.session.ended is None
+
+
+def test_done_before_the_start_is_nonsense() -> None:
+    desk = Desk(StartRule(receivers=2))
+    desk.join(0)
+    desk.done(0)
+    assert desk.session.peers[0].state is PeerState.RECEIVING
+
+
+def test_it_ends_with_the_last_done_and_says_so_several_times() -> None:
+    desk = Desk()
+    desk.join()
+    desk.done()
+    assert desk.session.ended is EndReason.COMPLETE
+    assert not desk.session.finished
+    desk.mail()
+    desk.pass_time(limits.SECOND_NS)
+    ends = [destination for destination, message in desk.mail() if isinstance(message, messages.End)]
+    assert ends == [Destination.DATA, Destination.DISCOVERY] * limits.END_REPEAT_COUNT
+    assert desk.session.finished
+    assert desk.session.next_timeout() is None
+    for message in (messages.Join(bytes(16), 5, "late", "t", -1, 0), messages.Done(0, DIGEST, 0, 0, 0)):
+        desk.tell(message, 3)
+        ((destination, answer),) = desk.mail()
+        assert destination == ("10.0.0.3", 5000)
+        assert isinstance(answer, messages.End)
+    desk.tell(messages.Solicit(""), session_id=0)
+    assert desk.mail() == []
+
+
+def test_silence_makes_a_receiver_vanish_and_a_word_brings_it_back() -> None:
+    desk = Desk(StartRule(receivers=2))
+    desk.join(0)
+    desk.join(1)
+    for _second in range(10):
+        desk.pass_time(limits.SECOND_NS)
+        desk.report(0)
+    assert [peer.state for peer in desk.session.peers] == [PeerState.RECEIVING, PeerState.VANISHED]
+    desk.report(1)
+    assert desk.session.peers[1].state is PeerState.RECEIVING
+    assert desk.events()[-2:] == [EventKind.VANISHED, EventKind.RETURNED]
+
+
+def test_a_restart_takes_its_old_index_back_from_any_state() -> None:
+    for end in ("fail", "done", "vanish", "live"):
+        desk = Desk(StartRule(receivers=2))
+        desk.join(0)
+        desk.join(1)
+        if end == "fail":
+            desk.tell(messages.Fail(0, "disk"), 0)
+            assert desk.session.peers[0].state is PeerState.FAILED
+        elif end == "done":
+            desk.done(0)
+        elif end == "vanish":
+            for _second in range(10):
+                desk.pass_time(limits.SECOND_NS)
+                desk.report(1)
+        desk.join(0, incarnation=2)
+        assert desk.session.peers[0].state is PeerState.RECEIVING
+        assert len(desk.session.peers) == 2
+        desk.join(0, incarnation=1)
+        assert desk.session.peers[0].incarnation == 2
+        assert desk.session._live_count == 2
+
+
+def test_a_refused_receiver_is_told_why_and_is_not_waited_for() -> None:
+    desk = Desk(StartRule(receivers=1))
+    desk.join(0, size=10)
+    desk.join(0, size=10)
+    refusals = desk.said(messages.Refuse)
+    assert len(refusals) == 2
+    assert isinstance(refusals[0], messages.Refuse)
+    assert "the image needs 1000000" in refusals[0].reason
+    assert len(desk.session.refused) == 1
+    assert not desk.session.started
+
+
+def test_a_long_target_name_does_not_keep_a_refusal_from_arriving() -> None:
+    desk = Desk()
+    target = messages.clip("語" * 400, limits.REASON_LENGTH_MAX)
+    desk.tell(messages.Join(bytes(16), 1, "h" * 64, target, 5, 0))
+    assert len(desk.said(messages.Refuse)) == 1
+
+
+def test_a_restart_on_a_smaller_target_is_refused() -> None:
+    desk = Desk(StartRule(receivers=2))
+    desk.join(0)
+    desk.join(1)
+    desk.join(0, incarnation=2, size=5)
+    assert desk.session.peers[0].state is PeerState.REFUSED
+    assert desk.events()[-1] is EventKind.REFUSED
+    desk.done(0)
+    assert desk.session.peers[0].state is PeerState.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("rule", "joins_at_s", "begins_at_s"),
+    [
+        (StartRule(receivers=2), [0, 3], 3),
+        (StartRule(max_wait_ns=5 * limits.SECOND_NS), [1], 5),
+        (StartRule(receivers=9, max_wait_ns=5 * limits.SECOND_NS), [1, 2], 5),
+        (StartRule(quiet_ns=2 * limits.SECOND_NS), [1, 2], 4),
+    ],
+)
+def test_start_rules(rule: StartRule, joins_at_s: list[int], begins_at_s: int) -> None:
+    desk = Desk(rule)
+    for second in range(10):
+        if second in joins_at_s:
+            desk.join(second)
+        desk.pass_time(0)
+        assert desk.session.started == (second >= begins_at_s), second
+        desk.pass_time(limits.SECOND_NS)
+
+
+def test_nobody_came() -> None:
+    desk = Desk(StartRule(receivers=2, max_wait_ns=3 * limits.SECOND_NS))
+    desk.pass_time(4 * limits.SECOND_NS)
+    assert desk.events()[:1] == [EventKind.NOBODY_CAME]
+    assert desk.session.ended is EndReason.FAILED
+    assert desk.session.finished
+
+
+def test_the_valve_opens_under_a_storm_and_closes_although_reports_go_on() -> None:
+    desk = Desk(StartRule(receivers=60))
+    for who in range(60):
+        desk.join(who)
+    desk.send_all()
+    for _interval in range(10):
+        for who in range(60):
+            for slice_index in range(4):
+                desk.nack([(slice_index, 1, 1)], who)
+        desk.pass_time(limits.STATUS_INTERVAL_NS)
+    storm = desk.said(messages.Status)[-1]
+    assert isinstance(storm, messages.Status)
+    assert storm.feedback_scale > 4
+    for _interval in range(15):
+        for who in range(60):
+            desk.report(who)
+        desk.pass_time(limits.STATUS_INTERVAL_NS)
+    calm = desk.said(messages.Status)[-1]
+    assert isinstance(calm, messages.Status)
+    assert calm.feedback_scale == 1
+
+
+def test_a_slow_link_bounds_the_rate() -> None:
+    desk = Desk(StartRule(receivers=9), rate=None, rate_start=1e8, rate_ceiling=1e9)
+    desk.join(0, link=50_000_000)
+    assert desk.session.rate_bytes_per_s == 5e7
+    desk.join(1, link=10_000_000)
+    assert desk.session.rate_bytes_per_s == 1e7
+
+
+def test_a_fleet_is_asked_to_report_less_often() -> None:
+    desk = Desk(StartRule(receivers=5000))
+    for who in range(3000):
+        receiver_id = who.to_bytes(16)
+        desk.tell(messages.Join(receiver_id, 1, "h", "t", -1, 0), who)
+    interval_s = desk.session.report_interval_ns / limits.SECOND_NS
+    assert 3000 / interval_s <= limits.FEEDBACK_PER_S / 2
+    assert desk.session.silence_ns >= limits.REPORTS_MISSED_MAX * desk.session.report_interval_ns
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_bytes_make_it_raise(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    desk = Desk()
+    desk.join()
+    for _datagram in range(200):
+        good = bytearray(messages.encode(SESSION_ID, messages.Nack(0, 1, 0, 0, 0, 0, rng.bytes(9))))
+        good[rng.integers(len(good))] ^= int(rng.integers(256))
+        for datagram in (bytes(good), rng.bytes(int(rng.integers(100)))):
+            desk.session.receive_datagram(datagram, ("10.0.0.0", 5000), desk.now)
+        desk.session.poll_window(desk.now)
+    assert dataclasses.asdict(desk.session.drops)["foreign"] > 0
