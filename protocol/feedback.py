@@ -48,8 +48,10 @@ class GroupRoundTrip:
         """Take one round-trip sample into account.
 
         Source:
-            RFC 5401 §2 (GRTT collection); the clamp is ours, see ``limits.GRTT_MIN_NS``.
+            RFC 5401 §2 (GRTT collection).
         """
+        # DEVIATES RFC 5401 §2: the estimate is bounded from below by GRTT_MIN_NS and told in microseconds, because
+        # scheduling jitter and not the wire sets the round trip in a machine room.
         sample = min(max(round_trip_ns, limits.GRTT_MIN_NS), limits.GRTT_MAX_NS)
         self._interval_max_ns = max(self._interval_max_ns, sample)
         if sample > self.value_ns:

@@ -146,6 +146,7 @@ class RepairAdvice(Message, frozen=True, array_like=True, tag=8):
     items: Annotated[bytes, msgspec.Meta(max_length=limits.NACK_ITEMS_MAX * 9)]
 
 
+# DEVIATES RFC 5740 §4.3.1: a NACK names no symbols, only how many are lacking, because the code is MDS: any will do.
 class Nack(Message, frozen=True, array_like=True, tag=9):
     """Receiver, unicast: how many more symbols I need of which slices, as of a point in the data stream."""
 

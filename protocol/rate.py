@@ -77,6 +77,8 @@ class _Experiment:
     loss_before: float
 
 
+# DEVIATES RFC 5740 §5.5.2: no TFMCC (RFC 4654). The stream may take the whole of a switch port, which an equation made
+# for sharing it with TCP would not, and a minimum over thousands of receivers needs the persistence rule.
 class RateControl:
     """Paces one stream. ``rate`` is bytes per second on the wire, IP payload included."""
 

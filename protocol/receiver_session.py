@@ -670,6 +670,8 @@ class ReceiverSession:
         """Datagrams below it have arrived or are lost: the sender said so, or many later ones have arrived."""
         return max(self._settled, self._highest - limits.REORDER_GUARD)
 
+    # DEVIATES RFC 5740 §5.3: a NACK cycle begins when a window has passed, not at an object or block boundary, and it
+    # asks for everything that is open, because windows interleave many slices.
     def _scan(self, now: int) -> None:
         """Look for slices whose window has passed and that still lack something; begin the backoff if there are any."""
         self._scan_ns = None

@@ -115,7 +115,8 @@ class Schedule:
         before = self._need[slices]
         self._need[slices] = np.maximum(before, deficits)
         self._pending += int(np.count_nonzero(before == 0))
-        # A slice of which the receiver holds nothing costs the same now or later, and later many may share it.
+        # DEVIATES RFC 5740 §5.4: repairs of slices held in part go out before new data, others after it: what is held
+        # in part takes memory at a receiver, and what is not held costs the same later, when more may share it.
         partial = slices[(deficits < symbols) & (self._sent_end[slices] >= 0)]
         if len(partial):
             self._rolling = np.union1d(self._rolling, partial)

@@ -386,6 +386,7 @@ class SenderSession:
 
     # --- membership -----------------------------------------------------------------------------------------------
 
+    # DEVIATES RFC 5740 §5.5.4: receivers register: the size of the group is known, and a report can name each of them.
     def _join(self, message: messages.Join, address: Address, now: int) -> None:
         peer = self._by_id.get(message.receiver_id)
         if peer is not None:
@@ -640,6 +641,8 @@ class SenderSession:
         if echo_us and round_trip_us < limits.GRTT_MAX_NS // limits.MICROSECOND_NS:
             self._round_trip.observe(round_trip_us * limits.MICROSECOND_NS, now, self.report_interval_ns)
 
+    # DEVIATES RFC 5740 §5.5.3: delivery is confirmed by each receiver's own DONE, after its disk is flushed, and
+    # acknowledged by a bitmap, not asked for by watermark flushing: what counts is the disk, not the stream.
     def _done(self, message: messages.Done, address: Address, now: int) -> None:
         peer = self._heard(message.receiver_index, address, now)
         if peer is None:
