@@ -137,7 +137,10 @@ class WindowEncoder:
         headers["window_left"] = count - 1 - np.arange(count)
         headers["object"] = window.object_id
         headers["esi"] = esis
-        order = np.argsort(row, kind="stable")
+        if (window.counts == window.counts[0]).all():
+            order = np.arange(count).reshape(-1, len(window.slices)).T.reshape(-1)
+        else:
+            order = np.argsort(row, kind="stable")
         stops = np.cumsum(window.counts).tolist()
         start = 0
         for slice_index, source_count, stop in zip(window.slices.tolist(), symbols.tolist(), stops, strict=True):
@@ -167,6 +170,8 @@ class WindowEncoder:
             self._read_scratch(object_id, begin, end)
             buffer.payloads[source_datagrams] = self._scratch[esis[is_source]]
             sources = self._scratch_symbols.take(np.arange(source_count))
+        if len(source_datagrams) == len(datagrams):
+            return
         repair_datagrams, repair_esis = datagrams[~is_source], esis[~is_source]
         # Consecutive ESIs are encoded together; positions wrap around at most once, so there are at most two runs.
         edges = np.flatnonzero(np.diff(repair_esis) != 1) + 1
