@@ -91,7 +91,8 @@ def test_bursts_are_repaired(seed: int) -> None:
     world.run(limit_s=60)
     world.assert_all_verified()
     needed, sent = source_symbols(world), world.sender.session.sent
-    assert sent.source_symbols + sent.repair_symbols < 2.0 * needed
+    # A tenth is lost in bursts longer than a window interleaves; the model of independent loss answers generously.
+    assert sent.source_symbols + sent.repair_symbols < 2.5 * needed
 
 
 CONTROL = [
