@@ -7,7 +7,7 @@ is decoded; a slice is released exactly when no wanted extent needs it any more.
 
 from __future__ import annotations
 
-import enum
+import array
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,12 @@ from protocol.partition import Partition
 Int64Array = npt.NDArray[np.int64]
 
 
-class _ExtentState(enum.IntEnum):
-    DONE = 0
-    WAITING = 1
-    TAKEN = 2
+# Plain numbers in a bytearray: a slice has two extents or so, and for two a loop beats numpy by far.
+_DONE, _WAITING, _TAKEN = range(3)
 
 
 class Extents:
-    """The extents of one object and how far each is. Memory: 30 bytes an extent, 5 bytes a slice."""
+    """The extents of one object and how far each is. Memory: 25 bytes an extent, 13 bytes a slice."""
 
     def __init__(self, partition: Partition, offsets: Int64Array, wanted: npt.NDArray[np.bool_]) -> None:
         """Begin with nothing decoded.
@@ -34,13 +32,15 @@ class Extents:
             offsets: ``int64[extent_count + 1]``: strictly ascending boundaries, from 0 to the object's size.
             wanted: ``bool[extent_count]``: extents that are needed; the others are done from the start.
         """
-        self._offsets = offsets
-        self._partition = partition
         size = partition.slice_size
         self._first = offsets[:-1] // size
         self._stop = -(-offsets[1:] // size)
-        self._state = np.where(wanted, _ExtentState.WAITING, _ExtentState.DONE).astype(np.uint8)
-        self._remaining = np.where(wanted, self._stop - self._first, 0)
+        slices = np.arange(partition.slice_count)
+        self._extent_first = np.searchsorted(self._stop, slices, "right").astype(np.int32)
+        self._extent_stop = np.searchsorted(self._first, slices, "right").astype(np.int32)
+        """Half-open range of the extents over each slice."""
+        self._state = bytearray(np.where(wanted, _WAITING, _DONE).astype(np.uint8).tobytes())
+        self._remaining = array.array("q", np.where(wanted, self._stop - self._first, 0).astype(np.int64).tobytes())
         self._ready = np.zeros(partition.slice_count, np.bool_)
         # Each wanted extent adds one user to its slices: +1 where it begins, -1 where it stops, summed up.
         steps = np.zeros(partition.slice_count + 1, np.int64)
@@ -58,7 +58,8 @@ class Extents:
     @property
     def longest(self) -> int:
         """Slices of the wanted extent that takes most of them: so many must be held at once."""
-        return int((self._stop - self._first)[self._state != _ExtentState.DONE].max(initial=0))
+        wanted = np.frombuffer(self._state, np.uint8) != _DONE
+        return int((self._stop - self._first)[wanted].max(initial=0))
 
     def needs(self, slice_index: int) -> bool:
         """Whether a wanted extent still needs a slice."""
@@ -68,34 +69,35 @@ class Extents:
         """Return the slices that cover an extent."""
         return range(int(self._first[extent]), int(self._stop[extent]))
 
-    def _waiting(self, slice_index: int) -> Int64Array:
+    def _waiting(self, slice_index: int) -> list[int]:
         """Return the extents over a slice that wait, not those that are taken or done."""
-        start, stop = self._partition.slice_range(slice_index)
-        first = int(np.searchsorted(self._offsets, start, "right")) - 1
-        last = int(np.searchsorted(self._offsets, stop, "left"))
-        return np.flatnonzero(self._state[first:last] == _ExtentState.WAITING) + first
+        state = self._state
+        over = range(int(self._extent_first[slice_index]), int(self._extent_stop[slice_index]))
+        return [extent for extent in over if state[extent] == _WAITING]
 
     def slice_ready(self, slice_index: int) -> list[int]:
         """A slice is decoded. Returns the extents that can be used now; each counts as taken."""
         assert not self._ready[slice_index]
         self._ready[slice_index] = True
-        waiting = self._waiting(slice_index)
-        self._remaining[waiting] -= 1
-        usable = waiting[self._remaining[waiting] == 0]
-        self._state[usable] = _ExtentState.TAKEN
-        found: list[int] = usable.tolist()
-        return found
+        usable = []
+        for extent in self._waiting(slice_index):
+            self._remaining[extent] -= 1
+            if not self._remaining[extent]:
+                self._state[extent] = _TAKEN
+                usable.append(extent)
+        return usable
 
     def slice_lost(self, slice_index: int) -> None:
         """A slice that was decoded or complete is no longer held."""
         if self._ready[slice_index]:
             self._ready[slice_index] = False
-            self._remaining[self._waiting(slice_index)] += 1
+            for extent in self._waiting(slice_index):
+                self._remaining[extent] += 1
 
     def done(self, extent: int) -> list[int]:
         """A taken extent is verified and safe. Returns the slices that nothing needs any more."""
-        assert self._state[extent] == _ExtentState.TAKEN
-        self._state[extent] = _ExtentState.DONE
+        assert self._state[extent] == _TAKEN
+        self._state[extent] = _DONE
         self.pending_count -= 1
         slices = np.arange(self._first[extent], self._stop[extent])
         self._users[slices] -= 1
@@ -104,8 +106,8 @@ class Extents:
 
     def damaged(self, extent: int) -> list[int]:
         """A taken extent's bytes are wrong: it waits for all its slices again. Returns those slices."""
-        assert self._state[extent] == _ExtentState.TAKEN
-        self._state[extent] = _ExtentState.WAITING
+        assert self._state[extent] == _TAKEN
+        self._state[extent] = _WAITING
         slices = list(self.slices_of(extent))
         for slice_index in slices:
             self.slice_lost(slice_index)

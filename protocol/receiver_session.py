@@ -540,7 +540,7 @@ class ReceiverSession:
             if item.extents is not None:
                 item.extents.slice_lost(lost)
         # What was asked for whole and begins to arrive may be asked for again if it is forgotten.
-        item.asked_until_ns[slices] = 0
+        item.asked_until_ns[slices[item.assembly.in_ring(slices)]] = 0
         for slice_index, decode in zip(placement.completed.tolist(), placement.to_decode.tolist(), strict=True):
             self._completed(item, slice_index, decode=decode)
         return ObjectPlacement(item.object_id, indices, placement.rows)

@@ -521,6 +521,7 @@ class SenderSession:
         peer.loss = peer.lasting_loss = 0.0
         if self._rate is not None:
             self._rate.forget(peer.index)
+        self._limit_rate()
 
     # --- start and end --------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import select
 import socket
 
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from ghostcast.net import libc
 from ghostcast.net.sockets import SOL_UDP, UDP_GRO
-from protocol import wire
+from protocol import limits, wire
 
 SLOT_COUNT = 96
 """Slots with GRO: 96 batches of 44 datagrams are 6 MB, 5 ms at 10 Gbit/s."""
@@ -43,7 +44,7 @@ _CMSG_SIZE = 32
 _CMSG = np.dtype([("length", np.uint64), ("level", np.int32), ("type", np.int32), ("value", np.int32)])
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class Batch:
     """What one fetch brought. Valid until the next fetch."""
 
@@ -51,16 +52,26 @@ class Batch:
     """``wire.DATA_HEADER[n]``: the first 32 bytes of every datagram of data size, foreign ones included."""
     control: list[bytes]
     """Datagrams of any other size."""
-    messages: int
-    """How many slots were filled."""
     full: bool
     """All slots were filled: more is probably waiting."""
-    segments_max: int
-    """Most data datagrams in one slot."""
-    slots: npt.NDArray[np.int64]
-    """``int64[n]``: the slot that each header's datagram lies in."""
-    segments: npt.NDArray[np.int64]
-    """``int64[n]``: its place within the slot."""
+    counts: npt.NDArray[np.int64]
+    """``int64[messages]``: how many data datagrams each filled slot holds; they are in order in ``headers``."""
+
+    @property
+    def messages(self) -> int:
+        """How many slots were filled."""
+        return len(self.counts)
+
+    @functools.cached_property
+    def slots(self) -> npt.NDArray[np.int64]:
+        """``int64[n]``: the slot that each header's datagram lies in."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+    @functools.cached_property
+    def segments(self) -> npt.NDArray[np.int64]:
+        """``int64[n]``: its place within the slot."""
+        starts = np.cumsum(self.counts) - self.counts
+        return np.arange(len(self.headers)) - np.repeat(starts, self.counts)
 
 
 class BatchReceiver:
@@ -100,9 +111,11 @@ class BatchReceiver:
         self.offload = offload
         """Whether the kernel joins datagrams into batches."""
         self.slot_count = SLOT_COUNT if offload else SLOT_COUNT_SINGLE
-        spacing = SLOT_SPACING if offload else -(-self._datagram_size // 64) * 64 + 64
+        # A single slot shows a datagram that is too long by holding one byte more than any may have.
+        single = max(self._datagram_size, limits.CONTROL_SIZE_MAX) + 1
+        spacing = SLOT_SPACING if offload else -(-single // 64) * 64 + 64
         self._segments_max = max(1, SLOT_SIZE // self._datagram_size) if offload else 1
-        self._slot_size = SLOT_SIZE if offload else self._datagram_size + 1
+        self._slot_size = SLOT_SIZE if offload else single
         self._memory = np.zeros((self.slot_count, max(spacing, self._slot_size)), np.uint8)
         self._control_memory = np.zeros((self.slot_count, _CMSG_SIZE), np.uint8)
         self._control = self._control_memory[:, : _CMSG.itemsize].view(_CMSG)[:, 0]
@@ -154,7 +167,7 @@ class BatchReceiver:
             return None
         lengths = self._messages["length"][:count].astype(np.int64)
         size = self._datagram_size
-        pieces = np.full(count, size, np.int64)
+        pieces = lengths
         if self.offload:
             joined = (self._control["level"][:count] == SOL_UDP) & (
                 self._messages["header"]["control_length"][:count] > 0
@@ -163,14 +176,28 @@ class BatchReceiver:
             self._messages["header"]["control_length"][:count] = _CMSG_SIZE
         whole = np.where(pieces == size, np.minimum(lengths // size, self._segments_max), 0)
         control = self._other_datagrams(lengths, pieces, whole) if np.any(whole * size != lengths) else []
-        most = int(whole.max())
-        if most == 0:
-            return Batch(np.empty(0, wire.DATA_HEADER), control, count, count == self.slot_count, 0, _NONE, _NONE)
-        slots, segments = np.nonzero(np.arange(most) < whole[:, None])
+        headers = self._gather_headers(whole)
         self._buffers_seen += count
-        self._datagrams_seen += len(slots)
-        self._joined_average += 0.05 * (len(slots) / count - self._joined_average)
-        return Batch(self._headers[slots, segments], control, count, count == self.slot_count, most, slots, segments)
+        self._datagrams_seen += len(headers)
+        self._joined_average += 0.05 * (len(headers) / count - self._joined_average)
+        return Batch(headers, control, count == self.slot_count, whole)
+
+    def _gather_headers(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
+        """Return the headers of the first ``counts`` datagrams of each slot, as one array."""
+        # Neighbouring slots that hold equally many are one strided block: usually all but the last of a window.
+        edges = np.flatnonzero(np.diff(counts)) + 1
+        blocks = [
+            self._headers[first:stop, : counts[first]].reshape(-1)
+            for first, stop in zip((0, *edges.tolist()), (*edges.tolist(), len(counts)), strict=True)
+        ]
+        if len(blocks) == 1:
+            return blocks[0]
+        gathered = np.empty(int(counts.sum()), wire.DATA_HEADER)
+        start = 0
+        for block in blocks:
+            gathered[start : start + len(block)] = block
+            start += len(block)
+        return gathered
 
     def _receive(self) -> int:
         if libc.HAVE_RECVMMSG:
@@ -226,7 +253,7 @@ class BatchReceiver:
             self._scatter_chosen(batch.slots[indices], batch.segments[indices], rows, buffer)
             return
         # Neighbouring slots that hold equally many datagrams move together: usually all but the last of a window.
-        counts = np.bincount(batch.slots, minlength=batch.messages)
+        counts = batch.counts
         edges = np.flatnonzero(np.diff(counts)) + 1
         start = 0
         for first, stop in zip((0, *edges.tolist()), (*edges.tolist(), batch.messages), strict=True):
@@ -246,6 +273,3 @@ class BatchReceiver:
         edges = (np.flatnonzero(np.diff(slots)) + 1).tolist()
         for start, stop in zip((0, *edges), (*edges, len(slots)), strict=True):
             buffer[rows[start:stop]] = self._payloads[slots[start]][segments[start:stop]]
-
-
-_NONE: npt.NDArray[np.int64] = np.empty(0, np.int64)

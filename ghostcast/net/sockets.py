@@ -36,10 +36,9 @@ _LINUX = sys.platform == "linux"
 def data_group(session_id: int) -> str:
     """Return the data group of a session: its id's low bits within 239.192.0.0/14."""
     base = int(ipaddress.IPv4Address(limits.DATA_GROUP_BASE))
-    # The last octet is never 0 or 255, which some switches treat as network and broadcast addresses.
-    low = session_id % ((1 << limits.DATA_GROUP_BITS) - 256)
-    low += 1 if low & 0xFF in (0, 0xFF) else 0
-    return str(ipaddress.IPv4Address(base + low))
+    # The last octet is 1 to 254: some switches treat 0 and 255 as network and broadcast addresses.
+    high, low = divmod(session_id % ((1 << limits.DATA_GROUP_BITS - 8) * 254), 254)
+    return str(ipaddress.IPv4Address(base + (high << 8) + low + 1))
 
 
 def group_number(group: str) -> int:
