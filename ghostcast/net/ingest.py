@@ -191,7 +191,7 @@ class BatchReceiver:
             for first, stop in zip((0, *edges.tolist()), (*edges.tolist(), len(counts)), strict=True)
         ]
         if len(blocks) == 1:
-            return blocks[0]
+            return np.ascontiguousarray(blocks[0])
         gathered = np.empty(int(counts.sum()), wire.DATA_HEADER)
         start = 0
         for block in blocks:
