@@ -1,0 +1,267 @@
+"""Goal: nothing reaches the target that did not match its digest, and what reaches it is in its place.
+
+Method: real images, cut into the ring of an object by hand, and real files as targets; damage in every place it can be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+from pathlib import Path
+
+import blake3
+import numpy as np
+import pytest
+
+from ghostcast.fec.kernel import load_kernel
+from ghostcast.image.reader import ImageFile
+from ghostcast.image.target import Target
+from protocol import limits
+from protocol.assembly import Assembly
+from protocol.errors import ImageError
+from protocol.manifest import FLAG_UNUSED, FLAG_ZERO, Manifest, Source, manifest_digest
+from protocol.partition import Partition
+from protocol.reed_solomon import Code, Codec, SymbolRows
+from receivers import chunks
+from receivers.chunks import ChunkWriter, ObjectMemory, Pool, decode_slice, read_manifest, zero_chunks
+from tests.images import CHUNK_SIZE, make_image
+
+K = 4
+SYMBOL_SIZE = 64
+
+
+def memory_of(data: bytes, *, symbol_size: int = SYMBOL_SIZE, slots: int | None = None) -> ObjectMemory:
+    """Return an object's buffer with all of ``data`` in its ring, as if every symbol had come."""
+    partition = Partition(len(data), symbol_size, K)
+    assembly = Assembly(partition, slots or partition.slice_count, np.ones(partition.slice_count, np.bool_))
+    memory = ObjectMemory(partition, assembly)
+    memory.rows[: partition.symbol_count].reshape(-1)[: len(data)] = np.frombuffer(data, np.uint8)
+    return memory
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_pool_is_given_out_as_rows_that_are_its_own_memory() -> None:
+    pool = Pool(1 << 20)
+    rows = pool.take(1000, 1440)
+    assert rows.shape == (1000, 1440)
+    assert np.shares_memory(rows, pool._memory)
+    assert not rows.any()
+
+
+def test_more_than_the_pool_holds_is_reserved_afresh() -> None:
+    pool = Pool(4096)
+    rows = pool.take(100, 8928)
+    assert rows.shape == (100, 8928)
+    assert not np.shares_memory(rows, pool._memory)
+
+
+def test_the_pool_holds_the_rings_of_a_session() -> None:
+    """Source rows, repair rows and the row for what is not wanted, as the receiver session sizes them."""
+    size = 4 << 20
+    partition = Partition(100 << 20, 1440)
+    assembly = Assembly(partition, size // partition.slice_size, np.ones(partition.slice_count, np.bool_))
+    pool = Pool(size)
+    assert np.shares_memory(ObjectMemory(partition, assembly, pool).rows, pool._memory)
+
+
+def test_a_view_crosses_the_end_of_the_ring() -> None:
+    partition = Partition(10 * K * SYMBOL_SIZE, SYMBOL_SIZE, K)
+    assembly = Assembly(partition, 3, np.ones(10, np.bool_))
+    memory = ObjectMemory(partition, assembly)
+    ring = memory.rows[: 3 * K].reshape(-1)
+    ring[:] = np.random.default_rng(1).integers(0, 256, len(ring), np.uint8)
+    size, rng = len(ring), random.Random(1)
+    for _attempt in range(200):
+        start = rng.randrange(partition.size)
+        stop = min(start + rng.randrange(size + 1), partition.size)
+        expected = bytes(ring[offset % size] for offset in range(start, stop))
+        assert bytes(memory.view(start, stop)) == expected
+    assert np.shares_memory(np.frombuffer(memory.view(10, 20), np.uint8), ring)
+    assert bytes(memory.view(size - 1, size + 1)) == bytes([ring[-1], ring[0]])
+    assert bytes(memory.view(5, 5)) == b""
+
+
+@pytest.mark.parametrize("last", [K, 3])
+def test_erased_symbols_are_filled_in_where_they_lie(last: int) -> None:
+    partition = Partition(((2 * K) + last) * SYMBOL_SIZE - 7, SYMBOL_SIZE, K)
+    assembly = Assembly(partition, 3, np.ones(3, np.bool_))
+    memory = ObjectMemory(partition, assembly)
+    codec = Codec(Code(K), load_kernel())
+    source_rows = np.arange(2 * K, 2 * K + last)
+    memory.rows[source_rows] = np.random.default_rng(2).integers(0, 256, (last, SYMBOL_SIZE), np.uint8)
+    expected = memory.rows[source_rows].copy()
+    repairs = np.zeros((2, SYMBOL_SIZE), np.uint8)
+    codec.encode(memory.symbols.take(source_rows), SymbolRows(repairs), K + 5)
+    esis, repair_rows = np.array([K + 5, K + 6]), np.array([3 * K + 9, 3 * K + 20])
+    memory.rows[repair_rows] = repairs
+    memory.rows[source_rows[[0, 2]]] = 0xEE
+    before = memory.rows.copy()
+    decode_slice(memory, codec, source_rows, np.array([0, 2]), repair_rows, esis)
+    assert np.array_equal(memory.rows[source_rows], expected)
+    before[source_rows] = expected
+    assert np.array_equal(memory.rows, before)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Case:
+    raw: bytes
+    manifest: Manifest
+    memory: ObjectMemory
+    path: Path
+    target: Target
+    writer: ChunkWriter
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    """Six chunks, compressible and not, the last one short; the target holds something else."""
+    raw = os.urandom(CHUNK_SIZE) + b"text " * 820 + os.urandom(3 * CHUNK_SIZE + 100)
+    image = make_image(tmp_path / "image", raw)
+    with ImageFile.open(image) as opened:
+        manifest = opened.manifest
+    memory = memory_of(image.read_bytes()[: manifest.stream_size])
+    path = tmp_path / "target"
+    path.write_bytes(b"\xdd" * 100_000)
+    target = Target.open(path, raw_size=None)
+    return Case(raw, manifest, memory, path, target, ChunkWriter(target, manifest))
+
+
+def test_good_chunks_are_written_in_any_order_each_in_its_place(case: Case) -> None:
+    order = list(range(case.manifest.chunk_count))
+    random.Random(1).shuffle(order)
+    for chunk in order:
+        assert case.writer.check_and_write(case.memory, chunk)
+    case.target.finish(case.manifest.raw_size)
+    case.target.close()
+    assert case.path.read_bytes() == case.raw
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_a_chunk_with_one_wrong_bit_is_refused_and_nothing_is_written(case: Case, place: str) -> None:
+    before = case.path.read_bytes()
+    for chunk in range(case.manifest.chunk_count):
+        start, stop = case.manifest.stored_range(chunk)
+        offset = {"first": start, "middle": (start + stop) // 2, "last": stop - 1}[place]
+        case.memory.rows.reshape(-1)[offset] ^= 0x10
+        assert not case.writer.check_and_write(case.memory, chunk)
+        case.memory.rows.reshape(-1)[offset] ^= 0x10
+    assert case.path.read_bytes() == before
+    assert case.writer.check_and_write(case.memory, 0)
+    case.target.close()
+
+
+def test_a_frame_that_is_not_the_chunk_is_the_images_fault_and_is_not_written(case: Case) -> None:
+    """The digest matches, since whoever made the manifest lied: no repeat would help."""
+    before = case.path.read_bytes()
+    start, stop = case.manifest.stored_range(1)
+    frame = np.frombuffer(case.memory.view(start, stop), np.uint8)
+    frame.flags.writeable = True
+    for damage in ("other size", "no frame"):
+        if damage == "other size":
+            manifest = dataclasses.replace(case.manifest, chunk_size=2 * CHUNK_SIZE)
+        else:
+            frame[:] = 7
+            digests = case.manifest.stored_digests.copy()
+            digests[1] = np.frombuffer(blake3.blake3(frame.tobytes()).digest(), np.uint8)
+            manifest = dataclasses.replace(case.manifest, stored_digests=digests)
+        writer = ChunkWriter(case.target, manifest)
+        with pytest.raises(ImageError, match="the image is damaged at its source: chunk 1: "):
+            writer.check_and_write(case.memory, 1)
+    assert case.path.read_bytes() == before
+    case.target.close()
+
+
+class RecordingTarget(Target):
+    """A target that remembers which ranges were zeroed."""
+
+    zeroed: list[tuple[int, int]]
+
+    def zero(self, offset: int, length: int) -> None:
+        self.zeroed.append((offset, length))
+        super().zero(offset, length)
+
+
+def test_neighbouring_zero_chunks_are_zeroed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = empty_manifest(10 * CHUNK_SIZE - 100)
+    (tmp_path / "target").write_bytes(b"\xdd" * 10 * CHUNK_SIZE)
+    target = RecordingTarget.open(tmp_path / "target", raw_size=None)
+    assert isinstance(target, RecordingTarget)
+    target.zeroed = []
+    writer = ChunkWriter(target, manifest)
+    writer.zero(np.array([], np.int64))
+    writer.zero(np.array([0, 2, 3, 4, 8, 9]))
+    size = CHUNK_SIZE
+    assert target.zeroed == [(0, size), (2 * size, 3 * size), (8 * size, 2 * size - 100)]
+    target.zeroed.clear()
+    monkeypatch.setattr(chunks, "ZERO_RANGE_SIZE_MAX", 2 * size)
+    writer.zero(np.arange(5))
+    assert target.zeroed == [(0, 2 * size), (2 * size, 2 * size), (4 * size, size)]
+    target.close()
+    content = (tmp_path / "target").read_bytes()
+    assert content[: 5 * size] == bytes(5 * size)
+    assert content[5 * size : 8 * size] == b"\xdd" * 3 * size
+    assert content[8 * size : manifest.raw_size] == bytes(2 * size - 100)
+
+
+def test_only_zero_chunks_are_to_be_zeroed() -> None:
+    manifest = empty_manifest(4 * CHUNK_SIZE)
+    flags = np.array([0, FLAG_ZERO, FLAG_UNUSED, FLAG_ZERO], np.uint8)
+    assert zero_chunks(dataclasses.replace(manifest, flags=flags)).tolist() == [1, 3]
+    assert zero_chunks(empty_manifest(0)).tolist() == []
+
+
+# --- the manifest -----------------------------------------------------------------------------------------------------
+
+
+def empty_manifest(raw_size: int) -> Manifest:
+    """Return a manifest that decodes, of chunks whose frames are one byte."""
+    count = -(-raw_size // CHUNK_SIZE)
+    return Manifest(
+        image_id=bytes(16),
+        name="made up",
+        created=0,
+        raw_size=raw_size,
+        chunk_size=CHUNK_SIZE,
+        source=Source(),
+        stored_sizes=np.ones(count, np.uint32),
+        stored_digests=np.zeros((count, limits.DIGEST_SIZE), np.uint8),
+        raw_digests=np.zeros((count, limits.DIGEST_SIZE), np.uint8),
+        flags=np.zeros(count, np.uint8),
+    )
+
+
+@pytest.mark.parametrize("raw_size", [0, 1, 300 * CHUNK_SIZE])
+def test_the_manifest_that_was_announced_is_read(raw_size: int) -> None:
+    data = empty_manifest(raw_size).encode()
+    count = -(-raw_size // CHUNK_SIZE)
+    found = read_manifest(memory_of(data), len(data), manifest_digest(data), raw_size, count)
+    assert found is not None
+    assert (found.raw_size, found.chunk_count) == (raw_size, count)
+
+
+def test_a_manifest_that_was_not_announced_is_none() -> None:
+    data = empty_manifest(9 * CHUNK_SIZE).encode()
+    assert read_manifest(memory_of(data), len(data), bytes(32), 9 * CHUNK_SIZE, 9) is None
+    memory = memory_of(data)
+    memory.rows[2, 3] ^= 1
+    assert read_manifest(memory, len(data), manifest_digest(data), 9 * CHUNK_SIZE, 9) is None
+    assert read_manifest(memory_of(data), len(data) - 1, manifest_digest(data), 9 * CHUNK_SIZE, 9) is None
+
+
+@pytest.mark.parametrize(("raw_size", "stream_size"), [(9 * CHUNK_SIZE - 1, 9), (9 * CHUNK_SIZE, 10), (0, 0)])
+def test_a_manifest_that_contradicts_the_announcement_is_refused(raw_size: int, stream_size: int) -> None:
+    data = empty_manifest(9 * CHUNK_SIZE).encode()
+    with pytest.raises(ImageError, match="nothing was written"):
+        read_manifest(memory_of(data), len(data), manifest_digest(data), raw_size, stream_size)
+
+
+def test_a_manifest_that_contradicts_itself_is_refused() -> None:
+    data = dataclasses.replace(empty_manifest(9 * CHUNK_SIZE), raw_size=20 * CHUNK_SIZE).encode()
+    with pytest.raises(ImageError, match="contradicts itself"):
+        read_manifest(memory_of(data), len(data), manifest_digest(data), 20 * CHUNK_SIZE, 9)
