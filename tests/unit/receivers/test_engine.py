@@ -1,0 +1,235 @@
+"""Goal: an image sent over a lossy network is that image on every target, and both reports say so by their contract.
+
+Method: the real commands as processes on loopback, on a port of their own, with loss thrown in at the receivers; the
+small functions of the engine by themselves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from protocol.errors import ExitStatus
+from protocol.limits import MIB
+from protocol.manifest import Manifest, Source
+from receivers.engine import _compose, sum_of_raw
+from tests.images import CHUNK_SIZE, make_image
+
+PATIENCE_S = 60.0
+GHOSTCAST = (sys.executable, "-m", "ghostcast.cli.main")
+
+
+def free_port() -> int:
+    """Return a port that nobody uses, so that no session meets another."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclasses.dataclass
+class Session:
+    """Commands of one session; whatever still runs at the end is killed."""
+
+    directory: Path
+    port: int = dataclasses.field(default_factory=free_port)
+    processes: list[subprocess.Popen[str]] = dataclasses.field(default_factory=list)
+
+    def start(self, verb: str, operand: Path, *options: str) -> subprocess.Popen[str]:
+        report = self.report_path(len(self.processes))
+        command = [*GHOSTCAST, verb, str(operand), "--interface", "127.0.0.1", "--port", str(self.port)]
+        command += ["--session", "unit", "--max-wait", "30", "--json", "--report", str(report), *options]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.processes.append(process)
+        return process
+
+    def report_path(self, number: int) -> Path:
+        return self.directory / f"report-{number}.json"
+
+    def report(self, number: int) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self.report_path(number).read_text())
+        return report
+
+    def wait(self) -> list[list[dict[str, Any]]]:
+        """Wait for all; returns the JSON lines of each, after checking that there is nothing else."""
+        lines = []
+        for process in self.processes:
+            out, seen = process.communicate(timeout=PATIENCE_S)
+            assert seen == ""
+            lines.append([json.loads(line) for line in out.splitlines()])
+        return lines
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    """A session whose processes do not outlive the test."""
+    made = Session(tmp_path)
+    yield made
+    for process in made.processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("size", [0, 1, 4097, 3 * MIB + 5])
+def test_every_copy_is_the_disk_and_the_reports_keep_their_contract(size: int, session: Session) -> None:
+    raw = os.urandom(size // 2) + bytes(size - size // 2)
+    image = make_image(session.directory / "image", raw, chunk_size=64 << 10 if size > MIB else CHUNK_SIZE)
+    copies = [session.directory / "copy-1", session.directory / "copy-2"]
+    copies[1].write_bytes(b"\xdd" * (size + 70_000))
+    session.start("send", image, "--receivers", "2")
+    for copy in copies:
+        session.start("receive", copy, "--inject-loss", "0.2")
+    lines = session.wait()
+    assert [process.returncode for process in session.processes] == [0, 0, 0]
+    for copy in copies:
+        assert copy.read_bytes() == raw
+    check_sender_report(session.report(0), raw, image)
+    for number in (1, 2):
+        check_receiver_report(session.report(number), raw, session.report(0))
+    assert lines[0][0]["event"] == "waiting"
+    assert [line["event"] for line in lines[0] if "receiver" in line].count("verified") == 2
+    assert [line["event"] for line in lines[1] if line["event"] not in ("progress", "warning")] == [
+        *("searching", "found", "joined", "writing", "finished")
+    ]
+    assert [part[-1]["status"] for part in lines] == [0, 0, 0]
+
+
+def check_sender_report(report: dict[str, Any], raw: bytes, image: Path) -> None:
+    contract = {
+        "session",
+        "image",
+        "seconds",
+        "wire_bytes",
+        "symbols",
+        "passes",
+        "nacks",
+        "rate_bits_per_s",
+        "receivers",
+    }
+    assert contract <= set(report)
+    assert report["session"] == "unit"
+    assert report["image"]["raw_bytes"] == len(raw)
+    assert {"id", "raw_bytes", "stored_bytes", "chunks"} <= set(report["image"])
+    assert report["wire_bytes"] > report["image"]["stored_bytes"]
+    assert set(report["symbols"]) == {"source", "repair"}
+    assert report["passes"] >= 1
+    assert len(report["receivers"]) == 2
+    for receiver in report["receivers"]:
+        assert {"id", "host", "state", "seconds"} <= set(receiver)
+        assert receiver["state"] == "verified"
+        assert receiver["seconds"] <= report["seconds"]
+    assert len({receiver["id"] for receiver in report["receivers"]}) == 2
+
+
+def check_receiver_report(report: dict[str, Any], raw: bytes, sender: dict[str, Any]) -> None:
+    contract = {"session", "state", "image", "seconds", "bytes_written", "chunks", "slices", "symbols"}
+    assert contract <= set(report)
+    assert (report["session"], report["state"]) == ("unit", "verified")
+    assert report["image"]["id"] == sender["image"]["id"]
+    assert {"written", "reused", "zero"} <= set(report["chunks"])
+    assert {"received", "decoded", "requested"} <= set(report["slices"])
+    assert {"received", "duplicate", "lost_network", "lost_host"} <= set(report["symbols"])
+    chunks = report["chunks"]
+    assert chunks["written"] + chunks["reused"] + chunks["zero"] == report["image"]["chunks"]
+    assert report["bytes_written"] <= len(raw)
+    if len(raw) > MIB:
+        assert chunks["zero"] > 0
+        assert report["bytes_written"] >= len(raw) // 2
+        assert report["slices"]["decoded"] > 0
+        assert report["symbols"]["lost_network"] > 0
+
+
+def test_a_target_that_cannot_be_used_ends_with_5_and_a_report(session: Session) -> None:
+    session.start("receive", session.directory / "nowhere" / "copy")
+    process = session.processes[0]
+    out, seen = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == ExitStatus.TARGET
+    assert seen.startswith("ghostcast: ")
+    assert seen.count("\n") == 1
+    assert out == ""
+    report = session.report(0)
+    assert report["state"] == "failed"
+    assert "does not exist" in report["reason"]
+
+
+def test_nobody_in_time_is_3_on_both_sides(session: Session) -> None:
+    image = make_image(session.directory / "image", b"x")
+    sender = session.start("send", image, "--max-wait", "0.2")
+    out, _seen = sender.communicate(timeout=PATIENCE_S)
+    assert sender.returncode == ExitStatus.NOBODY_CAME
+    assert [json.loads(line)["event"] for line in out.splitlines()][-1] == "finished"
+    assert session.report(0)["receivers"] == []
+    receiver = session.start("receive", session.directory / "copy", "--max-wait", "0.2")
+    _out, seen = receiver.communicate(timeout=PATIENCE_S)
+    assert receiver.returncode == ExitStatus.NOBODY_CAME
+    assert "no session named 'unit' was announced" in seen
+    assert not (session.directory / "copy").exists()
+    assert session.report(1)["state"] == "failed"
+
+
+def test_an_interrupted_session_is_130_and_the_receiver_is_told(session: Session) -> None:
+    """The sender waits for a second receiver, so that it is certainly still waiting when it is interrupted."""
+    image = make_image(session.directory / "image", os.urandom(10_000))
+    sender = session.start("send", image, "--receivers", "2")
+    receiver = session.start("receive", session.directory / "copy")
+    assert sender.stdout is not None
+    for line in sender.stdout:
+        if json.loads(line)["event"] == "joined":
+            break
+    sender.terminate()
+    sender.communicate(timeout=PATIENCE_S)
+    receiver.communicate(timeout=PATIENCE_S)
+    assert sender.returncode == ExitStatus.INTERRUPTED
+    assert receiver.returncode == ExitStatus.INCOMPLETE
+    assert session.report(0)["interrupted"]
+    assert session.report(0)["receivers"][0]["state"] in ("failed", "vanished", "refused")
+    assert session.report(1)["state"] in ("failed", "vanished")
+    assert not (session.directory / "copy").exists()
+
+
+# --- the small functions ----------------------------------------------------------------------------------------------
+
+
+def array(*values: int) -> npt.NDArray[np.int64]:
+    return np.array(values, np.int64)
+
+
+def test_what_was_chosen_of_what_was_chosen() -> None:
+    assert _compose(None, None) is None
+    for outer, inner, expected in (
+        (None, array(3, 5), [3, 5]),
+        (array(3, 5), None, [3, 5]),
+        (array(3, 5, 9), array(0, 2), [3, 9]),
+        (array(3, 5), array(), []),
+    ):
+        found = _compose(outer, inner)
+        assert found is not None
+        assert found.tolist() == expected
+
+
+@pytest.mark.parametrize("raw_size", [0, 1, CHUNK_SIZE, 3 * CHUNK_SIZE - 1, 3 * CHUNK_SIZE])
+def test_the_raw_bytes_of_chosen_chunks_are_summed(raw_size: int) -> None:
+    count = -(-raw_size // CHUNK_SIZE)
+    digests = np.zeros((count, 32), np.uint8)
+    ones = np.ones(count, np.uint32)
+    manifest = Manifest(
+        bytes(16), "", 0, raw_size, CHUNK_SIZE, Source(), ones, digests, digests, np.zeros(count, np.uint8)
+    )
+    for pattern in range(1 << count):
+        chosen = np.array([bool(pattern >> chunk & 1) for chunk in range(count)], np.bool_)
+        expected = sum(stop - start for start, stop in map(manifest.raw_range, np.flatnonzero(chosen).tolist()))
+        assert sum_of_raw(manifest, chosen) == expected
