@@ -80,5 +80,7 @@ class Discovery:
         """Return nothing while undecided, one session when it is clear, several when a person must choose."""
         if self._decide_ns is None or now < self._decide_ns or not self.found:
             return []
-        # A session that two senders serve under one name is served by the first that was heard.
-        return list(self.found.values())[:1] if self.name is not None else list(self.found.values())
+        found = list(self.found.values())
+        if self.name is not None and len({one.announce.image_id for one in found}) == 1:
+            return found[:1]
+        return found

@@ -178,6 +178,8 @@ class SenderSession:
         self.state = SessionState.WAITING
         self.ended: EndReason | None = None
         self.end_text = ""
+        self.rival: str | None = None
+        """Who else announces this session's name, if this session gave way to it."""
         self.peers: list[Peer] = []
         self.refused: list[Peer] = []
         self.sent = SentCounters()
@@ -344,7 +346,7 @@ class SenderSession:
         if frame is None:
             return
         if frame.session_id not in (0, self.parameters.session_id):
-            self.drops.session += 1
+            self._take_foreign(frame, address, now)
             return
         message = messages.decode(frame.body, self.drops)
         if message is None:
@@ -371,9 +373,10 @@ class SenderSession:
                 self._done(message, address, now)
             case messages.Fail():
                 self._fail(message, address, now)
+            case messages.Announce():
+                pass  # our own, which multicast brings back
             case (
-                messages.Announce()
-                | messages.Welcome()
+                messages.Welcome()
                 | messages.Refuse()
                 | messages.Status()
                 | messages.Poll()
@@ -383,6 +386,19 @@ class SenderSession:
                 self.drops.stale += 1
             case _:
                 assert_never(message)
+
+    def _take_foreign(self, frame: wire.ControlFrame, address: Address, now: int) -> None:
+        """Give way to another sender of the same name, or receivers would be split over two images by chance."""
+        self.drops.session += 1
+        if self.state is not SessionState.WAITING or self.ended is not None:
+            return
+        message = messages.decode(frame.body, self.drops)
+        if not isinstance(message, messages.Announce) or message.name != self.parameters.name:
+            return
+        # Two that began at the same moment: the lower id stays. One that is sending already always stays.
+        if frame.session_id < self.parameters.session_id or message.state is not SessionState.WAITING:
+            self.rival = address[0]
+            self.end(EndReason.FAILED, f"another sender at {address[0]} announces the same session name", now)
 
     # --- membership -----------------------------------------------------------------------------------------------
 

@@ -197,7 +197,7 @@ class ReceiveEngine:
             if found is None:
                 return
             self.found = found
-            self.observer.found(found)
+            self._tell(lambda: self.observer.found(found))
             await self._take_part(found, control, discovery)
         finally:
             await control.close()
@@ -228,7 +228,7 @@ class ReceiveEngine:
             if (solicit := search.poll_transmit(now)) is not None:
                 await control.send(solicit, (limits.DISCOVERY_GROUP, self.options.port))
             due = search.next_timeout() if deadline is None else min(search.next_timeout(), deadline)
-            self.observer.progress()
+            self._tell(self.observer.progress)
             await self._sleep(min(max(due - time.monotonic_ns(), 0) / limits.SECOND_NS, PROGRESS_INTERVAL_S))
         return None
 
@@ -244,7 +244,8 @@ class ReceiveEngine:
         try:
             buffer = sockets.enlarge_receive_buffer(data_socket)
             if buffer.advice is not None:
-                self.observer.warning(buffer.advice)
+                advice = buffer.advice
+                self._tell(lambda: self.observer.warning(advice))
             self.session = ReceiverSession(
                 found,
                 self._identity(found),
@@ -257,8 +258,13 @@ class ReceiveEngine:
             thread = threading.Thread(target=ingest.run, name="ingest", daemon=True)
             self.started_ns = time.monotonic_ns()
             thread.start()
-            await self._serve(found, control, discovery, ingest)
-            await asyncio.to_thread(thread.join)
+            try:
+                await self._serve(found, control, discovery, ingest)
+            finally:
+                # Nothing that the thread uses may be closed before it has ended, whatever ended the loop.
+                self._interrupted = self._interrupted or not self._ingest_ended
+                ingest.wake()
+                await asyncio.to_thread(thread.join)
             await self._flush(control, found)
             if self._crash is not None:
                 raise self._crash
@@ -280,9 +286,15 @@ class ReceiveEngine:
             await self._flush(control, found)
             if loop.time() >= progress_due:
                 progress_due = loop.time() + PROGRESS_INTERVAL_S
-                self.observer.progress()
+                self._tell(self.observer.progress)
             await self._sleep(PROGRESS_INTERVAL_S)
-        self.observer.progress()
+        self._tell(self.observer.progress)
+
+    @staticmethod
+    def _tell(call: Callable[[], None]) -> None:
+        """Call an observer; a terminal or a log that is gone must not end the session."""
+        with contextlib.suppress(OSError):
+            call()
 
     async def _flush(self, control: ControlEndpoint, found: Found) -> None:
         while self._outbox:
@@ -462,7 +474,7 @@ class _Ingest:
                 pass
 
     def _tell(self, call: Callable[[], None]) -> None:
-        self._loop.call_soon_threadsafe(call)
+        self._loop.call_soon_threadsafe(self._engine._tell, call)
 
     def _decode_job(self, object_id: int, slice_index: int) -> Callable[[], _Result]:
         assembly = self._session.assembly(object_id)

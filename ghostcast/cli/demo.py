@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ghostcast.cli import image
 from ghostcast.cli.size import format_rate, format_size, parse_size
 from protocol import limits
 from protocol.errors import ExitStatus, GhostcastError, IncompleteError, TargetError, UsageError
@@ -71,6 +72,9 @@ def demo(
 
     Needs no root, no disk and no network. The sample disk has compressible, random, zero and sparse parts.
     """
+    image.end_tidily()
+    if directory is not None and not directory.is_dir():
+        raise UsageError(f"--directory {directory} is not a directory")
     if size > SIZE_MAX:
         raise UsageError(f"a demo of more than {format_size(SIZE_MAX)} is too large")
     with tempfile.TemporaryDirectory(prefix="ghostcast-demo-", dir=directory) as folder:

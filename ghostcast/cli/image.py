@@ -39,7 +39,9 @@ _DAMAGED_SHOWN_MAX = 20
 
 _JSON_INTERVAL_S = 1.0
 
-_ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", help="The image file.", show_default=False)]
+_ImagePath = Annotated[
+    Path, typer.Argument(metavar="IMAGE", help="The image file.", show_default=False, readable=False)
+]
 _Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists already.")]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")]
 
@@ -61,7 +63,10 @@ def end_tidily() -> None:
 )
 def create(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A disk, a file, or - for standard input.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="A disk, a file, or - for standard input.", show_default=False, readable=False
+        ),
     ],
     image: _ImagePath,
     chunk_size: Annotated[
@@ -176,7 +181,9 @@ def verify(image: _ImagePath, json_lines: _Json = False) -> None:
 )
 def extract(
     image: _ImagePath,
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A disk, or a file to make.", show_default=False)],
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help="A disk, or a file to make.", show_default=False, readable=False)
+    ],
     force: _Force = False,
     json_lines: _Json = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Annotated
@@ -53,8 +54,21 @@ def ghostcast(
     """Clone one disk image to any number of machines at once, by multicast, every byte verified."""
 
 
+def _open_standard_streams() -> None:
+    """Give closed standard descriptors something harmless: the next file opened would get their number otherwise."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdin = sys.stdin or open(0)  # noqa: SIM115 (open for as long as the process lives)
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
+
+
 def main() -> None:
     """Run the command line; the only place where an exception becomes an exit status."""
+    _open_standard_streams()
     try:
         app()
     except GhostcastError as error:
@@ -63,10 +77,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print("ghostcast: interrupted", file=sys.stderr)
         sys.exit(ExitStatus.INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has left, as in ``ghostcast … | head``. Python must not try to flush into it again.
-        sys.stderr.close()
-        sys.exit(ExitStatus.INTERNAL)
+    except OSError as error:
+        # Our own output: a pipe whose reader left, a full disk. Python must not try to flush into it again.
+        if not isinstance(error, BrokenPipeError):
+            with contextlib.suppress(OSError):
+                print(f"ghostcast: {error}", file=sys.stderr)
+        os._exit(ExitStatus.INTERNAL)
 
 
 if __name__ == "__main__":

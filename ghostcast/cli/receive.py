@@ -28,7 +28,10 @@ POOL_SIZE_MIN = 16 * limits.MIB
 
 def receive(
     target: Annotated[
-        Path, typer.Argument(metavar="TARGET", help="A disk, or a file. It is overwritten.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="TARGET", help="A disk, or a file. It is overwritten.", show_default=False, readable=False
+        ),
     ],
     session: Annotated[
         str | None, typer.Option("--session", metavar="NAME", help="Which session.", show_default="the only one")
@@ -75,29 +78,34 @@ def receive(
 
     The exit status is 0 only if the whole image was verified, written and flushed to the disk.
     """
+    import psutil
+
     from ghostcast.cli.receiver_view import choose_view
-    from ghostcast.cli.run import check_report, run_interruptible, write_report
+    from ghostcast.cli.run import begin_report, check_session_name, failure_status, run_interruptible, write_report
     from ghostcast.image.target import Target
     from ghostcast.net.interfaces import choose_interface
     from receivers.engine import ReceiveEngine, ReceiveOptions
 
-    check_report(report)
-    if session is not None and not 1 <= len(session) <= limits.NAME_LENGTH_MAX:
-        raise UsageError(f"a session name has 1 to {limits.NAME_LENGTH_MAX} characters")
-    if memory < POOL_SIZE_MIN:
-        raise UsageError(f"--memory must be at least {format_size(POOL_SIZE_MIN)}")
-    options = ReceiveOptions(
-        interface=choose_interface(interface),
-        session_name=session,
-        port=port,
-        ttl=ttl,
-        max_wait_ns=None if max_wait is None else round(max_wait * limits.SECOND_NS),
-        pool_size=memory,
-        inject_loss=inject_loss,
-    )
+    begin_report(report, [target])
     engine: ReceiveEngine | None = None
-    error: BaseException | None = None
+    status, reason = ExitStatus.INTERNAL, ""
     try:
+        check_session_name(session)
+        # The pool takes as much again for repair symbols.
+        memory_max = psutil.virtual_memory().total // 4
+        if not POOL_SIZE_MIN <= memory <= memory_max:
+            raise UsageError(
+                f"--memory must be from {format_size(POOL_SIZE_MIN)} to {format_size(memory_max)} on this machine"
+            )
+        options = ReceiveOptions(
+            interface=choose_interface(interface),
+            session_name=session,
+            port=port,
+            ttl=ttl,
+            max_wait_ns=None if max_wait is None else round(max_wait * limits.SECOND_NS),
+            pool_size=memory,
+            inject_loss=inject_loss,
+        )
         opened = Target.open(target, raw_size=None)
         try:
             engine = ReceiveEngine(opened, options)
@@ -106,13 +114,14 @@ def receive(
                 run_interruptible(lambda: engine.run(view), engine.interrupt)
         finally:
             opened.discard_if_untouched()
+        status = exit_status(engine)
+        reason = closing_line(engine, status)
     except BaseException as failure:
-        error = failure
+        status, reason = failure_status(failure), str(failure)
         raise
     finally:
-        write_report(report, summary(options.session_name, engine, error))
-    status = exit_status(engine)
-    view.finish(status, closing_line(engine, status))
+        write_report(report, {"status": int(status), **summary(session, engine, reason)})
+    view.finish(status, reason)
     raise typer.Exit(status)
 
 
@@ -153,7 +162,7 @@ def _untouched_or(engine: ReceiveEngine, text: str) -> str:
     return text if engine.target.touched else "Nothing was written"
 
 
-def summary(name: str | None, engine: ReceiveEngine | None, error: BaseException | None) -> dict[str, Any]:
+def summary(name: str | None, engine: ReceiveEngine | None, reason: str) -> dict[str, Any]:
     """Return the report's object; its keys are a contract."""
     from protocol.receiver_session import Outcome
     from receivers.chunks import zero_chunks
@@ -167,7 +176,7 @@ def summary(name: str | None, engine: ReceiveEngine | None, error: BaseException
     return {
         "session": found.announce.name if found is not None else name,
         "state": states.get(outcome, "failed") if outcome is not None else "failed",
-        "reason": str(error) if error is not None else session.outcome_text if session is not None else "interrupted",
+        "reason": reason,
         "image": {
             "id": found.announce.image_id.hex(),
             "name": found.announce.image_name,

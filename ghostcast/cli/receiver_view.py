@@ -7,7 +7,7 @@ import sys
 import time
 from types import TracebackType
 
-from ghostcast.cli.run import print_json, printable
+from ghostcast.cli.run import print_json, printable, say
 from ghostcast.cli.size import format_size
 from ghostcast.fec.kernel import kernel_choice
 from protocol.discovery import Found
@@ -37,7 +37,7 @@ class View(Observer, abc.ABC):
 
     def warning(self, text: str) -> None:
         """Print a warning."""
-        print(f"warning: {text}", file=sys.stderr)
+        say(f"warning: {text}")
 
     @abc.abstractmethod
     def finish(self, status: ExitStatus, line: str) -> None:
@@ -111,16 +111,16 @@ class PlainView(View):
 
     def __enter__(self) -> View:
         super().__enter__()
-        print(_opening(self.engine), file=sys.stderr)
+        say(_opening(self.engine))
         return self
 
     def found(self, found: Found) -> None:
         """Print which session was chosen."""
-        print(_found_line(found), file=sys.stderr)
+        say(_found_line(found))
 
     def finish(self, status: ExitStatus, line: str) -> None:
         """Print the last line."""
-        print(printable(line), file=sys.stderr)
+        say(line)
 
 
 class LiveView(View):
@@ -139,7 +139,7 @@ class LiveView(View):
         )
 
         super().__enter__()
-        print(_opening(self.engine), file=sys.stderr)
+        say(_opening(self.engine))
         self._due = 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),

@@ -13,7 +13,8 @@ from protocol import limits
 from protocol.errors import ExitStatus, UsageError
 
 if TYPE_CHECKING:
-    from ghostcast.sender.engine import SendEngine
+    from ghostcast.image.reader import ImageFile
+    from ghostcast.sender.engine import SendEngine, SendOptions
     from protocol.sender_session import Event, Peer
 
 EXAMPLES = (
@@ -46,7 +47,9 @@ def _parse_fec(text: str) -> str:
 
 
 def send(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image to send.", show_default=False)],
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="The image to send.", show_default=False, readable=False)
+    ],
     session: Annotated[
         str | None,
         typer.Option(
@@ -126,15 +129,68 @@ def send(
 
     The exit status is 0 only if every receiver that joined has confirmed a verified copy.
     """
-    from ghostcast.cli.run import check_report, run_interruptible, write_report
+    from ghostcast.cli.run import begin_report, failure_status, run_interruptible, write_report
     from ghostcast.cli.sender_view import choose_view
     from ghostcast.image.reader import ImageFile
+    from ghostcast.sender.engine import SendEngine
+
+    begin_report(report, [image])
+    engine: SendEngine | None = None
+    status, reason = ExitStatus.INTERNAL, ""
+    try:
+        with ImageFile.open(image) as opened:
+            options = _options(
+                opened,
+                image,
+                session,
+                interface,
+                receivers,
+                max_wait,
+                rate,
+                group,
+                port,
+                ttl,
+                fec,
+                symbol_size,
+                interleave,
+            )
+            engine = SendEngine(opened, options, int.from_bytes(os.urandom(4)) | 1)
+            view = choose_view(engine, json_lines)
+            with view:
+                run_interruptible(lambda: engine.run(view), engine.interrupt, on_enter=engine.start_now)
+            status = exit_status(engine)
+            reason = closing_line(engine, status)
+    except BaseException as failure:
+        status, reason = failure_status(failure), str(failure)
+        raise
+    finally:
+        write_report(report, {"status": int(status), "reason": reason, **summary(session, engine)})
+    view.finish(status, reason)
+    raise typer.Exit(status)
+
+
+def _options(
+    opened: ImageFile,
+    path: Path,
+    session: str | None,
+    interface: str | None,
+    receivers: int | None,
+    max_wait: float | None,
+    rate: str,
+    group: str | None,
+    port: int,
+    ttl: int,
+    fec: str,
+    symbol_size: int | None,
+    interleave: int,
+) -> SendOptions:
+    """Return what the command line asks for, checked."""
+    from ghostcast.cli.run import check_session_name
     from ghostcast.net.interfaces import choose_interface
-    from ghostcast.sender.engine import SendEngine, SendOptions
+    from ghostcast.sender.engine import SendOptions
     from protocol.sender_session import StartRule
 
-    check_report(report)
-    _check_session_name(session)
+    check_session_name(session)
     chosen = choose_interface(interface)
     if symbol_size is not None and (
         symbol_size % limits.SYMBOL_SIZE_STEP or not limits.SYMBOL_SIZE_MIN <= symbol_size <= chosen.symbol_size_max
@@ -144,43 +200,22 @@ def send(
             f"{chosen.symbol_size_max} on {chosen.name} (MTU {chosen.mtu}), not {symbol_size}"
         )
     wait = max_wait if max_wait is not None else MAX_WAIT_DEFAULT_S
-    start = StartRule(
-        receivers=receivers or 0,
-        max_wait_ns=round(wait * limits.SECOND_NS),
-        quiet_ns=QUIET_S * limits.SECOND_NS if receivers is None and max_wait is None else None,
+    return SendOptions(
+        session_name=session or opened.manifest.name or path.name,
+        interface=chosen,
+        start=StartRule(
+            receivers=receivers or 0,
+            max_wait_ns=round(wait * limits.SECOND_NS),
+            quiet_ns=QUIET_S * limits.SECOND_NS if receivers is None and max_wait is None else None,
+        ),
+        group=group,
+        port=port,
+        ttl=ttl,
+        rate=None if rate == "auto" else float(parse_rate(rate)),
+        repair_symbols=None if fec == "auto" else int(fec),
+        symbol_size=symbol_size,
+        window_slices=interleave,
     )
-    with ImageFile.open(image) as opened:
-        options = SendOptions(
-            session_name=session or opened.manifest.name or image.name,
-            interface=chosen,
-            start=start,
-            group=group,
-            port=port,
-            ttl=ttl,
-            rate=None if rate == "auto" else float(parse_rate(rate)),
-            repair_symbols=None if fec == "auto" else int(fec),
-            symbol_size=symbol_size,
-            window_slices=interleave,
-        )
-        engine = SendEngine(opened, options, int.from_bytes(os.urandom(4)) | 1)
-        view = choose_view(engine, json_lines)
-        error: BaseException | None = None
-        try:
-            with view:
-                run_interruptible(lambda: engine.run(view), engine.interrupt, on_enter=engine.start_now)
-        except BaseException as failure:
-            error = failure
-            raise
-        finally:
-            write_report(report, summary(engine, error))
-    status = exit_status(engine)
-    view.finish(status, closing_line(engine, status))
-    raise typer.Exit(status)
-
-
-def _check_session_name(name: str | None) -> None:
-    if name is not None and not (1 <= len(name) <= limits.NAME_LENGTH_MAX and name.isprintable()):
-        raise UsageError(f"a session name has 1 to {limits.NAME_LENGTH_MAX} printable characters")
 
 
 def exit_status(engine: SendEngine) -> ExitStatus:
@@ -210,14 +245,22 @@ def closing_line(engine: SendEngine, status: ExitStatus) -> str:
     if status is ExitStatus.NOBODY_CAME:
         return f"Nobody came: no receiver joined session {engine.options.session_name!r} in time; nothing was sent."
     counts = f"{verified} of {len(everybody)} receivers verified"
+    expected = engine.options.start.receivers
+    if expected > len(everybody):
+        counts += f" ({expected} were expected)"
     if status is ExitStatus.INTERRUPTED:
-        return f"Interrupted: {counts}; the others were told to stop."
-    seconds = max(engine.seconds, 1e-9)
-    sent = f"{engine.wire_bytes / max(manifest.stream_size, 1):.3f} x the compressed image on the wire"
-    line = (
-        f"{manifest.name}: {counts} in {seconds:.1f} s ({format_size(manifest.raw_size)} of disk, "
-        f"{format_rate(manifest.raw_size / seconds)} each; {sent})."
-    )
+        return f"Interrupted: {counts}." if not everybody else f"Interrupted: {counts}; the others were told to stop."
+    line = f"{manifest.name}: {counts}"
+    if verified:
+        seconds = max(engine.seconds, 1e-9)
+        line += (
+            f" in {seconds:.1f} s ({format_size(manifest.raw_size)} of disk, "
+            f"{format_rate(manifest.raw_size / seconds)} each"
+        )
+        if manifest.stream_size >= limits.MIB:
+            line += f"; {engine.wire_bytes / manifest.stream_size:.3f} x the compressed image on the wire"
+        line += ")"
+    line += "."
     if status is ExitStatus.VERIFIED:
         return f"Done. {line}"
     missing = [peer for peer in everybody if peer.state is not PeerState.VERIFIED]
@@ -232,47 +275,54 @@ def _label(peer: Peer) -> str:
     return printable(f"{peer.host}:{peer.target}")
 
 
-def summary(engine: SendEngine, error: BaseException | None) -> dict[str, Any]:
-    """Return the report's object; its keys are a contract."""
-    manifest, session = engine.image.manifest, engine.session
-    seconds = engine.seconds
-    everybody = session.peers + session.refused if session is not None else []
+def summary(name: str | None, engine: SendEngine | None) -> dict[str, Any]:
+    """Return the report's object; its keys are a contract. Without an engine, nothing was begun."""
+    manifest = engine.image.manifest if engine is not None else None
+    session = engine.session if engine is not None else None
+    seconds = engine.seconds if engine is not None else 0.0
+    wire_bytes = engine.wire_bytes if engine is not None else 0
     return {
-        "session": engine.options.session_name,
+        "session": engine.options.session_name if engine is not None else name,
         "image": {
             "id": manifest.image_id.hex(),
             "name": manifest.name,
             "raw_bytes": manifest.raw_size,
             "stored_bytes": manifest.stream_size,
             "chunks": manifest.chunk_count,
-        },
-        "error": str(error) if error is not None else None,
-        "interrupted": engine.interrupted,
+        }
+        if manifest is not None
+        else None,
+        "interrupted": engine is not None and engine.interrupted,
+        "receivers_expected": engine.options.start.receivers if engine is not None else 0,
         "seconds": round(seconds, 3),
-        "wire_bytes": engine.wire_bytes,
+        "wire_bytes": wire_bytes,
         "symbols": {
             "source": session.sent.source_symbols if session else 0,
             "repair": session.sent.repair_symbols if session else 0,
         },
         "passes": session.pass_count + 1 if session is not None and session.started else 0,
         "nacks": session.sent.nacks if session else 0,
-        "rate_bits_per_s": round(engine.wire_bytes * 8 / seconds) if seconds else 0,
+        "rate_bits_per_s": round(wire_bytes * 8 / seconds) if seconds else 0,
         "datagrams_dropped": session.drops.total() if session else 0,
-        "receivers": [peer_summary(engine, peer) for peer in everybody],
+        "receivers": [peer_summary(engine, peer) for peer in session.peers + session.refused]
+        if engine is not None and session is not None
+        else [],
     }
 
 
 def peer_summary(engine: SendEngine, peer: Peer) -> dict[str, Any]:
     """Return what the report says of one receiver."""
+    assert engine.session is not None
     begun = engine.started_ns or peer.joined_ns
+    left_behind = peer.live and engine.session.ended is not None
     end = peer.ended_ns or engine.ended_ns
     return {
         "id": peer.receiver_id.hex(),
         "host": peer.host,
         "target": peer.target,
         "address": peer.address[0],
-        "state": peer.state.value,
-        "reason": peer.reason,
+        "state": "failed" if left_behind else peer.state.value,
+        "reason": "the session ended before it was done" if left_behind else peer.reason,
         "seconds": round(max(0, (end or begun) - max(begun, peer.joined_ns)) / limits.SECOND_NS, 3),
         "bytes_done": peer.done.bytes_written if peer.done else peer.report.bytes_done if peer.report else 0,
         "lost_network": peer.done.lost_network if peer.done else peer.report.lost_network if peer.report else 0,

@@ -14,7 +14,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ghostcast.cli.run import print_json, printable
+from ghostcast.cli.run import print_json, printable, say
 from ghostcast.cli.send import describe, peer_summary
 from ghostcast.cli.size import format_rate, format_size
 from ghostcast.fec.kernel import kernel_choice
@@ -125,11 +125,11 @@ class PlainView(View):
     def event(self, event: Event) -> None:
         """Print what happened."""
         if event.kind not in (EventKind.ENDED, EventKind.NOBODY_CAME):
-            print(describe(event), file=sys.stderr)
+            say(describe(event))
 
     def finish(self, status: ExitStatus, line: str) -> None:
         """Print the last line."""
-        print(printable(line), file=sys.stderr)
+        say(line)
 
 
 class LiveView(View):
@@ -179,7 +179,7 @@ class LiveView(View):
             expected = engine.options.start.receivers
             of = f" of {expected}" if expected else ""
             head = Text(f"waiting: {joined}{of} joined (Enter starts now, Ctrl-C gives up)")
-            return Group(head, receiver_table(session.peers + session.refused, engine.image.manifest.raw_size))
+            return Group(head, *([self._table()] if session.peers or session.refused else []))
         line = Table.grid(padding=(0, 1), expand=True)
         line.add_column(ratio=1)
         line.add_column(justify="right")
@@ -191,7 +191,15 @@ class LiveView(View):
             f"{state} · {format_rate(rate)} · {format_size(engine.wire_bytes)} sent · {eta} left · "
             f"loss {session.loss:.2%} · repair {repaired:.1%}"
         )
-        return Group(line, facts, receiver_table(session.peers + session.refused, engine.image.manifest.raw_size))
+        return Group(line, facts, self._table())
+
+    def _table(self) -> Table:
+        session = self.engine.session
+        assert session is not None
+        peers, raw_size = session.peers + session.refused, self.engine.image.manifest.raw_size
+        # What does not fit the terminal would be cut, and with it the line that counts the rest.
+        rows_max = max(1, min(ROWS_MAX, self._live.console.height - 5))
+        return receiver_table(peers, raw_size, started=session.started, rows_max=rows_max)
 
     def finish(self, status: ExitStatus, line: str) -> None:
         """Print the last line."""
@@ -213,16 +221,13 @@ class _RateMeter:
 
 def _print_opening(engine: SendEngine) -> None:
     manifest, options = engine.image.manifest, engine.options
-    print(
-        printable(
-            f"session {options.session_name!r}: {manifest.name}, {format_size(manifest.raw_size)} of disk, "
-            f"{format_size(manifest.stream_size)} compressed; data to {engine.group} over {options.interface.name}"
-        ),
-        file=sys.stderr,
+    say(
+        f"session {options.session_name!r}: {manifest.name}, {format_size(manifest.raw_size)} of disk, "
+        f"{format_size(manifest.stream_size)} compressed; data to {engine.group} over {options.interface.name}"
     )
     choice = kernel_choice()
     if choice.slow_reason:
-        print(f"warning: {choice.slow_reason}", file=sys.stderr)
+        say(f"warning: {choice.slow_reason}")
 
 
 def overall_share(engine: SendEngine) -> float:
@@ -249,8 +254,8 @@ def _eta(seconds: float, share: float) -> str:
     return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}" if left >= 3600 else f"{left // 60}:{left % 60:02}"
 
 
-def receiver_table(peers: list[Peer], raw_size: int) -> Table:
-    """Return a table of receivers: those that need attention first, at most ``ROWS_MAX`` of them, the rest counted."""
+def receiver_table(peers: list[Peer], raw_size: int, *, started: bool = True, rows_max: int = ROWS_MAX) -> Table:
+    """Return a table of receivers: those that need attention first, at most ``rows_max`` of them, the rest counted."""
     from rich.table import Table
     from rich.text import Text
 
@@ -258,25 +263,32 @@ def receiver_table(peers: list[Peer], raw_size: int) -> Table:
     table = Table(box=None, padding=(0, 1), expand=False)
     table.add_column("receiver", no_wrap=True, overflow="ellipsis", max_width=24)
     table.add_column("target", no_wrap=True, overflow="ellipsis", max_width=18)
-    table.add_column("state")
+    table.add_column("state", no_wrap=True, min_width=9)
     for title in ("done", "loss", "dropped here"):
         table.add_column(title, justify="right", no_wrap=True)
     ordered = sorted(peers, key=lambda peer: (_ATTENTION[peer.state], _share(peer, raw_size), peer.index))
-    for peer in ordered[:ROWS_MAX]:
+    for peer in ordered[:rows_max]:
         report = peer.report
         table.add_row(
             Text(printable(peer.host)),
             Text(printable(peer.target[-18:])),
-            Text(peer.state.value, style=_STYLES[peer.state]),
+            Text(_state_word(peer, started), style=_STYLES[peer.state]),
             f"{_share(peer, raw_size):.0%}",
             f"{peer.loss:.2%}",
             str(report.lost_host) if report is not None else "",
         )
-    if len(ordered) > ROWS_MAX:
-        counts = collections.Counter(peer.state.value for peer in ordered[ROWS_MAX:])
+    if len(ordered) > rows_max:
+        counts = collections.Counter(_state_word(peer, started) for peer in ordered[rows_max:])
         rest = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-        table.add_row(Text(f"and {len(ordered) - ROWS_MAX} more"), "", Text(rest), "", "", "")
+        # As a row it would widen a column, and narrow terminals would lose the figures beside it.
+        table.caption = Text(f" and {len(ordered) - rows_max} more: {rest}")
+        table.caption_justify, table.caption_style = "left", ""
     return table
+
+
+def _state_word(peer: Peer, started: bool) -> str:
+    """Return a receiver's state as people read it: before the start, nobody receives yet."""
+    return peer.state.value if started or not peer.live else "joined"
 
 
 def choose_view(engine: SendEngine, json_lines: bool) -> View:

@@ -162,6 +162,11 @@ class Target:
             in_use_note = ": something uses it" if error.errno == errno.EBUSY else ""
             raise TargetError(f"{path}: cannot be opened for writing: {_reason(error)}{in_use_note}") from error
         if stat.S_ISREG(status.st_mode):
+            try:
+                _lock(descriptor, path)
+            except TargetError:
+                os.close(descriptor)
+                raise
             return cls(path, path, descriptor=descriptor, size=None, initial_size=status.st_size)
         try:
             size = os.lseek(descriptor, 0, os.SEEK_END)
@@ -206,6 +211,7 @@ class Target:
                 except OSError as error:
                     raise TargetError(f"{self.path}: cannot be created: {_reason(error)}") from error
                 self.created = True
+                _lock(self._descriptor, self.path)
             return self._descriptor
 
     def require(self, raw_size: int, data_size: int) -> None:
@@ -369,6 +375,8 @@ class Target:
             except OSError as error:
                 raise TargetError(f"{self.path}: setting its size to {raw_size} failed: {_reason(error)}") from error
         self.sync()
+        if self._replaces is None and not self._still_named():
+            raise TargetError(f"{self.path}: was removed or replaced while it was being written: the copy is lost")
         try:
             if self._replaces is not None:
                 os.rename(self._file_path, self._replaces)
@@ -377,6 +385,13 @@ class Target:
                 _sync_directory(self._file_path.parent)
         except OSError as error:
             raise TargetError(f"{self.path}: giving the complete file its name failed: {_reason(error)}") from error
+
+    def _still_named(self) -> bool:
+        """Whether the target's name still leads to what was written."""
+        try:
+            return os.path.samestat(os.fstat(self.fileno()), os.stat(self._file_path))
+        except OSError:
+            return False
 
     def discard_if_untouched(self) -> None:
         """Close, and remove the file if this object made it and nothing was written to it."""
@@ -400,6 +415,16 @@ class Target:
                     os.unlink(self._file_path)
             with contextlib.suppress(OSError):  # ``sync`` has reported what there was to report
                 os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Refuse a file that another ghostcast writes; a device is locked by being opened exclusively."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # File systems that know no locks are no reason to refuse.
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise TargetError(f"{path}: refused: another process is writing an image to it") from error
 
 
 def _address(view: memoryview) -> int:

@@ -10,6 +10,7 @@ No success is made up here: what ``Result`` says of a receiver is what the sessi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import queue
 import threading
@@ -33,7 +34,7 @@ from ghostcast.sender.layout import (
     WindowEncoder,
     window_datagrams_max,
 )
-from protocol import limits, wire
+from protocol import limits, messages, wire
 from protocol.errors import UsageError
 from protocol.extents import Extents
 from protocol.manifest import manifest_digest
@@ -79,6 +80,9 @@ class Observer:
 
 
 PROGRESS_INTERVAL_S = 0.1
+
+NAME_CHECK_S = 0.06
+"""How long to listen for another sender of the same name; one that is there answers within 50 ms."""
 
 RATE_START_SHARE = 0.6
 """Share of the interface's speed to begin with: the first reports come after a tenth of a second, and the receivers'
@@ -166,6 +170,7 @@ class SendEngine:
         data_socket = sockets.open_data_sender(options.interface, options.ttl)
         threads: list[threading.Thread] = []
         try:
+            await self._check_name_is_free(control, discovery)
             parameters = self._parameters(control_socket.getsockname()[1])
             self.session = SenderSession(parameters, self._wanted(parameters), time.monotonic_ns())
             datagram_size = wire.DATA_HEADER_SIZE + parameters.symbol_size
@@ -182,6 +187,8 @@ class SendEngine:
             for thread in threads:
                 thread.start()
             await self._serve(self.session, control, discovery)
+            if self.session.rival is not None:
+                raise self._name_taken(self.session.rival)
             return self.session
         finally:
             self._skip_data = True
@@ -193,6 +200,26 @@ class SendEngine:
             data_socket.close()
             if self._failure is not None:
                 raise self._failure
+
+    async def _check_name_is_free(self, control: ControlEndpoint, discovery: ControlEndpoint) -> None:
+        """Ask whether somebody serves this name already, and leave if so: receivers could not tell the two apart."""
+        name = self.options.session_name
+        await control.send(messages.encode(0, messages.Solicit(name)), (limits.DISCOVERY_GROUP, self.options.port))
+        drops = wire.Drops()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + NAME_CHECK_S
+        while (left := deadline - loop.time()) > 0 and not self._interrupted:
+            await self._sleep(left)
+            for datagram, address in discovery.take() + control.take():
+                frame = wire.parse_control(datagram, drops)
+                message = None if frame is None else messages.decode(frame.body, drops)
+                if isinstance(message, messages.Announce) and message.name == name:
+                    raise self._name_taken(address[0])
+
+    def _name_taken(self, host: str) -> UsageError:
+        return UsageError(
+            f"session {self.options.session_name!r} is announced by another sender at {host}: choose another --session"
+        )
 
     def _parameters(self, control_port: int) -> SessionParameters:
         options, manifest = self.options, self.image.manifest
@@ -256,14 +283,17 @@ class SendEngine:
             self._plan(session, now)
             await self._flush(session, control)
             while (event := session.poll_event()) is not None:
-                self.observer.event(event)
+                with contextlib.suppress(OSError):  # A terminal or a log that is gone must not end the session.
+                    self.observer.event(event)
             if loop.time() >= progress_due:
                 progress_due = loop.time() + PROGRESS_INTERVAL_S
-                self.observer.progress()
+                with contextlib.suppress(OSError):
+                    self.observer.progress()
             due = session.next_timeout()
             delay = PROGRESS_INTERVAL_S if due is None else (due - time.monotonic_ns()) / limits.SECOND_NS
             await self._sleep(min(delay, PROGRESS_INTERVAL_S))
-        self.observer.progress()
+        with contextlib.suppress(OSError):
+            self.observer.progress()
 
     async def _flush(self, session: SenderSession, control: ControlEndpoint) -> None:
         """Hand on every control datagram that the machine has ready."""
