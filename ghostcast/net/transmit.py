@@ -43,13 +43,11 @@ class Pacer:
     def wait(self, size: int, rate_bytes_per_s: float) -> None:
         """Sleep until ``size`` more bytes may be sent, then account for them."""
         now = time.monotonic()
-        behind = now - self._due
-        if behind > 0.002:
-            # Time that was not used is gone: catching up more than 2 ms would be a burst.
-            self._due = now - 0.002
-        elif -behind > SLEEP_MIN_S:
-            time.sleep(-behind)
-        self._due += size / rate_bytes_per_s
+        if self._due - now > SLEEP_MIN_S:
+            time.sleep(self._due - now)
+            now = time.monotonic()
+        # Time that was not used is gone, slept too long or not: catching up more than 2 ms would be a burst.
+        self._due = max(self._due, now - 0.002) + size / rate_bytes_per_s
 
 
 class BatchSender:
