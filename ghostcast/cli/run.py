@@ -114,7 +114,7 @@ def begin_report(path: Path | None, others: list[Path]) -> None:
         raise UsageError(f"--report {path} cannot be written: its directory must exist and be writable")
     if any(os.path.realpath(path) == os.path.realpath(other) for other in others):
         raise UsageError(f"--report {path} would replace the image or the target itself: name another file")
-    if path.is_file():
+    if path.is_file() and not path.is_symlink():
         # A report that is still there when this run ends without one would be taken for this run's.
         with contextlib.suppress(OSError):
             path.unlink()
@@ -129,7 +129,8 @@ def write_report(path: Path | None, report: dict[str, Any]) -> None:
         return
     text = json.dumps(report, indent=2) + "\n"
     try:
-        if path.exists() and not path.is_file():
+        # /dev/stdout is a link, and to a file where it is redirected; as root the link itself would be replaced.
+        if path.is_symlink() or (path.exists() and not path.is_file()):
             path.write_text(text)
             return
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
