@@ -7,7 +7,7 @@ import sys
 import time
 from types import TracebackType
 
-from ghostcast.cli.run import print_json, printable, say
+from ghostcast.cli.run import printable, say, say_json
 from ghostcast.cli.size import format_size
 from ghostcast.fec.kernel import kernel_choice
 from protocol.discovery import Found
@@ -62,24 +62,24 @@ class JsonView(View):
     def __enter__(self) -> View:
         super().__enter__()
         self._due = 0.0
-        print_json({"event": "searching", "session": self.engine.options.session_name})
+        say_json({"event": "searching", "session": self.engine.options.session_name})
         return self
 
     def found(self, found: Found) -> None:
         """Print which session was chosen."""
-        print_json({"event": "found", "session": found.announce.name, "sender": found.sender_host})
+        say_json({"event": "found", "session": found.announce.name, "sender": found.sender_host})
 
     def welcomed(self, receiver_index: int) -> None:
         """Print that the sender took this receiver in."""
-        print_json({"event": "joined", "index": receiver_index})
+        say_json({"event": "joined", "index": receiver_index})
 
     def manifest(self, manifest: Manifest) -> None:
         """Print that writing begins."""
-        print_json({"event": "writing", "image": manifest.name, "raw_bytes": manifest.raw_size})
+        say_json({"event": "writing", "image": manifest.name, "raw_bytes": manifest.raw_size})
 
     def warning(self, text: str) -> None:
         """Print a warning."""
-        print_json({"event": "warning", "text": text})
+        say_json({"event": "warning", "text": text})
 
     def progress(self) -> None:
         """Print where it stands, twice a second."""
@@ -87,7 +87,7 @@ class JsonView(View):
         if session is None or session.manifest is None or time.monotonic() < self._due:
             return
         self._due = time.monotonic() + 0.5
-        print_json(
+        say_json(
             {
                 "event": "progress",
                 "state": session.state.value,
@@ -103,7 +103,7 @@ class JsonView(View):
 
     def finish(self, status: ExitStatus, line: str) -> None:
         """Print the last line."""
-        print_json({"event": "finished", "status": int(status), "text": line})
+        say_json({"event": "finished", "status": int(status), "text": line})
 
 
 class PlainView(View):

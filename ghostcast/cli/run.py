@@ -71,9 +71,14 @@ def _enter_pressed(call: Callable[[], None]) -> None:
 
 
 def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON line on standard output."""
+    print(json.dumps(value), flush=True)
+
+
+def say_json(value: dict[str, Any]) -> None:
     """Print one JSON line on standard output; a reader that left, or a full disk there, ends no session."""
     with contextlib.suppress(OSError, ValueError):
-        print(json.dumps(value), flush=True)
+        print_json(value)
 
 
 def say(text: str) -> None:

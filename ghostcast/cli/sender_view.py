@@ -14,7 +14,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ghostcast.cli.run import print_json, printable, say
+from ghostcast.cli.run import printable, say, say_json
 from ghostcast.cli.send import describe, peer_summary
 from ghostcast.cli.size import format_rate, format_size
 from ghostcast.fec.kernel import kernel_choice
@@ -75,7 +75,7 @@ class JsonView(View):
     def __enter__(self) -> View:
         self._due = 0.0
         options = self.engine.options
-        print_json({"event": "waiting", "session": options.session_name, "group": self.engine.group})
+        say_json({"event": "waiting", "session": options.session_name, "group": self.engine.group})
         return self
 
     def event(self, event: Event) -> None:
@@ -87,7 +87,7 @@ class JsonView(View):
             line["receiver"] = peer_summary(self.engine, event.peer)
         if event.text:
             line["text"] = event.text
-        print_json(line)
+        say_json(line)
 
     def progress(self) -> None:
         """Print where it stands, twice a second."""
@@ -96,7 +96,7 @@ class JsonView(View):
             return
         self._due = time.monotonic() + 0.5
         states = collections.Counter(peer.state.value for peer in session.peers)
-        print_json(
+        say_json(
             {
                 "event": "progress",
                 "seconds": round(self.engine.seconds, 3),
@@ -112,7 +112,7 @@ class JsonView(View):
 
     def finish(self, status: ExitStatus, line: str) -> None:
         """Print the last line."""
-        print_json({"event": "finished", "status": int(status), "text": line})
+        say_json({"event": "finished", "status": int(status), "text": line})
 
 
 class PlainView(View):

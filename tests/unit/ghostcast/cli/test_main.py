@@ -113,6 +113,17 @@ def test_a_reader_that_left_is_no_traceback(tmp_path: Path) -> None:
     assert "Exception ignored" not in seen
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_an_answer_that_could_not_be_written_is_no_success(options: tuple[str, ...], tmp_path: Path) -> None:
+    image = make_image(tmp_path / "image", b"x")
+    with open("/dev/full", "wb") as full:
+        command = [*GHOSTCAST, "image", "info", str(image), *options]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert ended.returncode == ExitStatus.INTERNAL
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
