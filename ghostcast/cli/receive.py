@@ -92,7 +92,7 @@ def receive(
     try:
         check_session_name(session)
         # The pool takes as much again for repair symbols.
-        memory_max = psutil.virtual_memory().total // 4
+        memory_max = max(psutil.virtual_memory().total // 4, limits.POOL_SIZE_DEFAULT)
         if not POOL_SIZE_MIN <= memory <= memory_max:
             raise UsageError(
                 f"--memory must be from {format_size(POOL_SIZE_MIN)} to {format_size(memory_max)} on this machine"
