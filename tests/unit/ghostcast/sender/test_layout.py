@@ -169,6 +169,7 @@ def test_the_shapes_that_a_session_sends(setting: Setting) -> None:
     setting.check(window(slices, nothing, symbols))
     setting.check(window(slices, nothing, [count + 2 for count in symbols]))
     setting.check(window(slices, nothing, points))
+    setting.check(window(slices, [3] * len(slices), points))
     setting.check(window(slices, symbols, [1] * len(slices)))
     setting.check(window(slices, [count - 2 for count in points], [5] * len(slices), sequence=2**32 - 3))
     setting.check(window(slices, [1] * len(slices), symbols))
