@@ -811,7 +811,9 @@ class _Interval:
         self._unexplained -= host
         overrun = host + pool_full - self._pool_full
         seconds = max(now - self._begun_ns, 1) / limits.SECOND_NS
-        self._drain_rate += 0.5 * (self.stream_bytes / seconds - self._drain_rate)
+        # Up at once, down by half: the first interval with data began before the data did.
+        latest = self.stream_bytes / seconds
+        self._drain_rate = max(latest, (latest + self._drain_rate) / 2)
         self._begun_ns, self.stream_bytes = now, 0
         self._expected, self._received, self._dropped, self._pool_full = expected, received, dropped, pool_full
         if sent <= 0:
