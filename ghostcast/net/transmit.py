@@ -89,7 +89,13 @@ class BatchSender:
         """Send one datagram of any size to the group, send time filled in."""
         stamped = bytearray(datagram)
         struct.pack_into(">I", stamped, SENT_US_OFFSET, _now_us())
-        if self._attempt(lambda: self._socket.send(stamped), 1):
+        try:
+            sent = self._attempt(lambda: self._socket.send(stamped), 1)
+        except UsageError:
+            # Longer than a small MTU allows: only the longest advice is, and advice saves messages, not data.
+            self.datagrams_refused += 1
+            return
+        if sent:
             self.bytes_sent += len(stamped)
 
     def send_rows(
