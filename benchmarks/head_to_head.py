@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import ipaddress
 import json
@@ -218,14 +219,14 @@ def _ghostcast_send(scene: Scene) -> list[str]:
     return [*_GHOSTCAST, "send", str(scene.source.image), *count, *_GHOSTCAST_COMMON, scene.network.sender.interface]
 
 
-def _udpcast_receive(scene: Scene, host: Host) -> list[str]:
+def _udpcast_receive(scene: Scene, host: Host, *, waits: tuple[str, ...] = ("--exit-wait", "50")) -> list[str]:
     # In its favour: by itself, a receiver that has everything lingers for 0.5 s.
-    return ["udp-receiver", *_UDPCAST_COMMON, host.interface, "--file", str(scene.target(host)), "--exit-wait", "50"]
+    return ["udp-receiver", *_UDPCAST_COMMON, host.interface, "--file", str(scene.target(host)), *waits]
 
 
-def _udpcast_send(scene: Scene) -> list[str]:
+def _udpcast_send(scene: Scene, *, waits: tuple[str, ...] = ("--rexmit-hello-interval", "100")) -> list[str]:
     # In its favour: by itself, a sender looks only every 2 s whether all have come.
-    start = ("--min-receivers", str(scene.parameters.receivers), "--rexmit-hello-interval", "100")
+    start = ("--min-receivers", str(scene.parameters.receivers), *waits)
     options = ("--full-duplex", "--nopointopoint", *start)
     return ["udp-sender", *_UDPCAST_COMMON, scene.network.sender.interface, "--file", str(scene.source.raw), *options]
 
@@ -275,6 +276,13 @@ TOOLS = {
             "udpcast",
             _udpcast_send,
             _udpcast_receive,
+            ready=b"UDP receiver for",
+            packages=(("udp-sender", "udpcast"), ("udp-receiver", "udpcast")),
+        ),
+        Tool(
+            "udpcast-plain",
+            functools.partial(_udpcast_send, waits=()),
+            functools.partial(_udpcast_receive, waits=()),
             ready=b"UDP receiver for",
             packages=(("udp-sender", "udpcast"), ("udp-receiver", "udpcast")),
         ),
