@@ -7,7 +7,7 @@ message that exists is within limits; whether it is *expected* is for the sessio
 from __future__ import annotations
 
 import enum
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -16,7 +16,6 @@ import numpy.typing as npt
 from protocol import limits, wire
 
 U8 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 8)]
-U16 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
 U32 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 U63 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Sequence = Annotated[int, msgspec.Meta(ge=0, lt=limits.SEQUENCE_MAX)]
@@ -225,9 +224,6 @@ def clip(text: str, length_max: int) -> str:
     What cannot be encoded (a path may hold any bytes) becomes a question mark.
     """
     return text.encode("utf-8", "replace")[:length_max].decode("utf-8", "ignore")
-
-
-MessageType = TypeVar("MessageType", bound=Message)
 
 
 def encode(session_id: int, message: Message) -> bytes:

@@ -267,12 +267,6 @@ class ReceiverSession:
         """Return how one object is cut."""
         return self._objects[object_id].partition
 
-    def extent_slices(self, object_id: int, extent: int) -> range:
-        """Return the slices that cover an extent."""
-        extents = self._objects[object_id].extents
-        assert extents is not None
-        return extents.slices_of(extent)
-
     @property
     def datagrams_expected(self) -> int:
         """Data datagrams sent since the first one that was heard."""

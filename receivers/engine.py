@@ -344,7 +344,6 @@ class _Ingest:
         self._session = session
         self._socket = data_socket
         self._wake_in = wake_in
-        self._wake_out = wake_out
         self._loop = loop
         announce = session.found.announce
         self._receiver = BatchReceiver(data_socket, announce.symbol_size, wake_out)
