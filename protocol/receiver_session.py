@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import enum
 import random
 from typing import assert_never
 
@@ -26,88 +25,22 @@ from protocol.extents import Extents
 from protocol.manifest import Manifest
 from protocol.messages import EndReason, SessionState
 from protocol.partition import Partition
-
-Int64Array = npt.NDArray[np.int64]
+from protocol.receiver_events import (
+    AllWritten,
+    Ended,
+    Event,
+    ExtentReady,
+    Identity,
+    Outcome,
+    ReceiverState,
+    SliceToDecode,
+    Welcomed,
+)
+from protocol.receiver_object import Int64Array, ReceiverObject
+from protocol.report_interval import ReportInterval
 
 WAITING_REPORT_INTERVAL_NS = limits.SECOND_NS
 """How often a receiver says that it lives before the session has begun."""
-
-
-class ReceiverState(enum.Enum):
-    """Where this receiver stands."""
-
-    JOINING = "joining"
-    MANIFEST = "manifest"
-    """Welcome; the manifest is still missing."""
-    RECEIVING = "receiving"
-    FINISHING = "finishing"
-    """Every chunk is written; the engine flushes the target."""
-    CONFIRMING = "confirming"
-    """Verified; DONE is repeated until the sender shows that it knows."""
-    ENDED = "ended"
-
-
-class Outcome(enum.Enum):
-    """How it ended."""
-
-    VERIFIED = "verified"
-    REFUSED = "refused"
-    FAILED = "failed"
-    SENDER_GONE = "sender_gone"
-    """The sender fell silent, was interrupted, or ended the session without this receiver."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Identity:
-    """Who joins."""
-
-    receiver_id: bytes
-    incarnation: int
-    host: str
-    target: str
-    target_size: int
-    """Bytes, -1 for a file that can grow."""
-    link_rate: int = 0
-    """Bytes per second, 0 where unknown."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Welcomed:
-    """Event: the sender took this receiver in."""
-
-    receiver_index: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SliceToDecode:
-    """Event: a slice is complete but lacks source symbols; decode it in place, then call ``slice_decoded``."""
-
-    object_id: int
-    slice_index: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ExtentReady:
-    """Event: all bytes of a chunk (or of the manifest) are in the ring; check them, then call ``extent_checked``."""
-
-    object_id: int
-    extent: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class AllWritten:
-    """Event: every transferred chunk is verified and written; flush, then call ``flushed``."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ended:
-    """Event: over."""
-
-    outcome: Outcome
-    text: str
-
-
-Event = Welcomed | SliceToDecode | ExtentReady | AllWritten | Ended
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -135,65 +68,6 @@ class ReceivedCounters:
     chunks_damaged: int = 0
     """Chunks that were complete and did not match their digest."""
     nacks: int = 0
-
-
-class _Object:
-    """One object under way: its ring, its extents, and what was asked for."""
-
-    def __init__(self, object_id: int, partition: Partition, slots: int) -> None:
-        self.object_id = object_id
-        self.partition = partition
-        self.assembly = Assembly(partition, slots, np.ones(partition.slice_count, np.bool_))
-        self.extents: Extents | None = None
-        self.held_until_ns = np.zeros(self.assembly.slots, np.int64)
-        self.held_end = np.full(self.assembly.slots, -1, np.int64)
-        self.asked_until_ns = np.zeros(partition.slice_count, np.int64)
-        """When a slice that was asked for may be asked for again at the earliest; 0: it was not asked for."""
-        self.asked_pass = np.zeros(partition.slice_count, np.uint32)
-        """The sender's pass when it was asked for."""
-        self.sent_below = 0
-        """Slices below it have been sent at least once, by the sender's word."""
-        self.whole_due = False
-        self.sender_pass = 0
-        self.sender_idle = False
-        self.reset_later: set[int] = set()
-        self.damaged: collections.Counter[int] = collections.Counter()
-
-    def open_deficits(self, closed: int, now: int) -> tuple[Int64Array, Int64Array]:
-        """Return ``(slices, deficits)`` to ask for now: partial ones that are not held back, and whole ones if due."""
-        slices, deficits = self.assembly.partial_deficits(closed)
-        slots = slices % self.assembly.slots
-        fresh = (self.held_until_ns[slots] <= now) | (self.held_end[slots] != self.assembly.end_sequences(slices))
-        slices, deficits = slices[fresh], deficits[fresh]
-        if self.whole_due and self.sent_below and self.extents is not None:
-            whole = self.assembly.wholly_missing(0, self.sent_below)
-            whole = whole[self.may_ask(whole, now)]
-            if len(whole):
-                order = np.argsort(np.concatenate((slices, whole)), kind="stable")
-                deficits = np.concatenate((deficits, self.partition.symbols_of(whole)))[order]
-                slices = np.concatenate((slices, whole))[order]
-        return slices, deficits
-
-    def hold(self, slices: Int64Array, until_ns: int) -> None:
-        """Do not ask for these again before then, unless another window brings some of their symbols."""
-        assembly = self.assembly
-        in_ring = slices[assembly.in_ring(slices)]
-        slots = in_ring % assembly.slots
-        self.held_until_ns[slots] = until_ns
-        self.held_end[slots] = assembly.end_sequences(in_ring)
-        self.asked_until_ns[slices] = until_ns
-        self.asked_pass[slices] = self.sender_pass
-
-    def may_ask(self, slices: Int64Array, now: int) -> npt.NDArray[np.bool_]:
-        """Return which slices, nothing of which is held, are not on their way already.
-
-        What was asked for in pass p is served in pass p or p + 1. If it did not come by then, or if the sender has
-        nothing left to send, the request or the answer was lost.
-        """
-        until = self.asked_until_ns[slices]
-        served = self.sender_idle | (self.sender_pass >= self.asked_pass[slices] + 2)
-        allowed: npt.NDArray[np.bool_] = (until == 0) | ((now >= until) & served)
-        return allowed
 
 
 class ReceiverSession:
@@ -227,8 +101,8 @@ class ReceiverSession:
         image = Partition(announce.stream_size, announce.symbol_size, announce.source_symbols)
         slots = max(pool_size // image.slice_size, 4)
         self._objects = {
-            limits.OBJECT_MANIFEST: _Object(limits.OBJECT_MANIFEST, manifest, manifest.slice_count),
-            limits.OBJECT_IMAGE: _Object(limits.OBJECT_IMAGE, image, slots),
+            limits.OBJECT_MANIFEST: ReceiverObject(limits.OBJECT_MANIFEST, manifest, manifest.slice_count),
+            limits.OBJECT_IMAGE: ReceiverObject(limits.OBJECT_IMAGE, image, slots),
         }
         self._objects[limits.OBJECT_MANIFEST].extents = Extents(
             manifest, np.array([0, announce.manifest_size], np.int64), np.ones(1, np.bool_)
@@ -254,7 +128,7 @@ class ReceiverSession:
         self._report_ns: int | None = None
         self._done_ns: int | None = None
         self._done_retry_ns = limits.DONE_REPEAT_NS
-        self._interval = _Interval(now)
+        self._interval = ReportInterval(now)
         self._loss_ppm = 0
 
     # --- what the engine asks -------------------------------------------------------------------------------------
@@ -520,7 +394,7 @@ class ReceiverSession:
         return wire.unwrap_sequence(low, self._highest)
 
     def _place(
-        self, item: _Object, headers: npt.NDArray[np.void], sequences: Int64Array, indices: Int64Array | None
+        self, item: ReceiverObject, headers: npt.NDArray[np.void], sequences: Int64Array, indices: Int64Array | None
     ) -> ObjectPlacement:
         slices = headers["slice"].astype(np.int64)
         esis = headers["esi"].astype(np.int64)
@@ -539,7 +413,7 @@ class ReceiverSession:
             self._completed(item, slice_index, decode=decode)
         return ObjectPlacement(item.object_id, indices, placement.rows)
 
-    def _completed(self, item: _Object, slice_index: int, *, decode: bool) -> None:
+    def _completed(self, item: ReceiverObject, slice_index: int, *, decode: bool) -> None:
         self.counters.slices_completed += 1
         if decode:
             self.counters.slices_decoded += 1
@@ -548,7 +422,7 @@ class ReceiverSession:
         elif item.extents is not None:
             self._ready(item, slice_index)
 
-    def _ready(self, item: _Object, slice_index: int) -> None:
+    def _ready(self, item: ReceiverObject, slice_index: int) -> None:
         assert item.extents is not None
         if not item.extents.needs(slice_index):
             item.assembly.release(slice_index)
@@ -768,52 +642,3 @@ class ReceiverSession:
         )
         self._done_ns = now + self._done_retry_ns
         self._done_retry_ns = min(2 * self._done_retry_ns, limits.DONE_REPEAT_MAX_NS)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Measured:
-    """What happened between two reports."""
-
-    loss_ppm: int
-    overrun_ppm: int
-    drain_rate: int
-
-
-class _Interval:
-    """Counters at the last report, so that the next one can speak of the time between."""
-
-    def __init__(self, now: int) -> None:
-        self.stream_bytes = 0
-        self._begun_ns = now
-        self._expected = 0
-        self._received = 0
-        self._dropped = 0
-        self._pool_full = 0
-        self._unexplained = 0
-        self._drain_rate = 0.0
-
-    def close(self, now: int, expected: int, received: int, dropped: int, pool_full: int) -> _Measured:
-        """Return network loss and host overrun in millionths and the smoothed drain rate, and begin anew.
-
-        The kernel drops at the tail of a queue, whose gap is seen only when the queue has been read: drops wait in
-        ``_unexplained`` until the gap they made comes by, and are never mistaken for loss in the network.
-        """
-        sent = expected - self._expected
-        lost = max(0, sent - (received - self._received))
-        self._unexplained += dropped - self._dropped
-        host = min(lost, self._unexplained)
-        self._unexplained -= host
-        overrun = host + pool_full - self._pool_full
-        seconds = max(now - self._begun_ns, 1) / limits.SECOND_NS
-        # Up at once, down by half: the first interval with data began before the data did.
-        latest = self.stream_bytes / seconds
-        self._drain_rate = max(latest, (latest + self._drain_rate) / 2)
-        self._begun_ns, self.stream_bytes = now, 0
-        self._expected, self._received, self._dropped, self._pool_full = expected, received, dropped, pool_full
-        if sent <= 0:
-            return _Measured(0, 0, int(self._drain_rate))
-        return _Measured(
-            loss_ppm=min(1_000_000, (lost - host) * 1_000_000 // sent),
-            overrun_ppm=min(1_000_000, overrun * 1_000_000 // sent),
-            drain_rate=int(self._drain_rate),
-        )

@@ -11,156 +11,18 @@ a receiver that has not been heard within ``RECEIVER_SILENCE_NS``; every queue i
 from __future__ import annotations
 
 import collections
-import dataclasses
-import enum
 from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
 
-from protocol import limits, messages, parity, rate, wire
-from protocol.feedback import GroupRoundTrip
+from protocol import limits, messages, rate, wire
+from protocol.fleet import Address, Fleet, Peer, PeerState
 from protocol.messages import EndReason, SessionState
 from protocol.partition import Partition
 from protocol.schedule import Schedule, Window
-
-Address = tuple[str, int]
-
-
-class Destination(enum.Enum):
-    """Where a control datagram goes when it is not for one receiver."""
-
-    DISCOVERY = "discovery"
-    """The discovery group."""
-    DATA = "data"
-    """The data group, in order with the data."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Transmit:
-    """One control datagram to send."""
-
-    destination: Destination | Address
-    datagram: bytes
-
-
-class PeerState(enum.Enum):
-    """Where one receiver stands. The last four are final, but a vanished receiver may come back."""
-
-    RECEIVING = "receiving"
-    FINISHING = "finishing"
-    """Everything is written; the final flush is under way."""
-    VERIFIED = "verified"
-    FAILED = "failed"
-    VANISHED = "vanished"
-    REFUSED = "refused"
-
-
-LIVE_STATES = frozenset({PeerState.RECEIVING, PeerState.FINISHING})
-
-
-@dataclasses.dataclass(slots=True)
-class Peer:
-    """What the sender knows of one receiver."""
-
-    index: int
-    receiver_id: bytes
-    incarnation: int
-    address: Address
-    host: str
-    target: str
-    target_size: int
-    link_rate: int
-    joined_ns: int
-    heard_ns: int
-    state: PeerState = PeerState.RECEIVING
-    reason: str = ""
-    ended_ns: int | None = None
-    loss: float = 0.0
-    """Network loss of the last report interval, in [0, 1]."""
-    lasting_loss: float = 0.0
-    """The lower loss of the last two intervals: one bad interval is a burst or a queue, not the link."""
-    report: messages.Report | None = None
-    done: messages.Done | None = None
-    replaced_incarnation: int | None = None
-    """The start before this one: its JOINs may still be under way."""
-
-    @property
-    def live(self) -> bool:
-        """Whether the session still waits for this receiver."""
-        return self.state in LIVE_STATES
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class StartRule:
-    """When to begin. Whatever comes first wins; a person may begin earlier by hand."""
-
-    receivers: int = 0
-    """Begin when so many have joined; 0: no such rule."""
-    max_wait_ns: int | None = None
-    """Begin after this long with whoever is there; with nobody there, the session ends."""
-    quiet_ns: int | None = None
-    """Begin when at least one has joined and nobody joined for so long."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SessionParameters:
-    """Everything about a session that is settled before it is announced."""
-
-    session_id: int
-    name: str
-    image_id: bytes
-    image_name: str
-    manifest_digest: bytes
-    manifest_size: int
-    stream_size: int
-    raw_size: int
-    symbol_size: int
-    group: int
-    port: int
-    control_port: int
-    start: StartRule
-    rate: float | None = None
-    """Fixed rate in bytes per second, or None to find it."""
-    rate_start: float = limits.RATE_START_BYTES_PER_S
-    rate_ceiling: float = limits.RATE_CEILING_BYTES_PER_S
-    repair_symbols: int | None = None
-    """Fixed proactive repair symbols per slice, or None to follow the measured loss."""
-    source_symbols: int = limits.SOURCE_SYMBOLS_DEFAULT
-    window_slices: int = limits.WINDOW_SLICES_DEFAULT
-
-
-class EventKind(enum.Enum):
-    """What a person watching the sender would want to know."""
-
-    JOINED = "joined"
-    REFUSED = "refused"
-    STARTED = "started"
-    LATE_JOIN = "late_join"
-    VERIFIED = "verified"
-    FAILED = "failed"
-    VANISHED = "vanished"
-    RETURNED = "returned"
-    NOBODY_CAME = "nobody_came"
-    ENDED = "ended"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Event:
-    """Something happened; ``peer`` is the receiver it happened to."""
-
-    kind: EventKind
-    peer: Peer | None = None
-    text: str = ""
-
-
-@dataclasses.dataclass(slots=True)
-class SentCounters:
-    """What was handed out for sending."""
-
-    source_symbols: int = 0
-    repair_symbols: int = 0
-    nacks: int = 0
+from protocol.sender_events import Destination, Event, EventKind, SentCounters, SessionParameters, Transmit
+from protocol.sender_feedback import SenderFeedback
 
 
 class SenderSession:
@@ -180,14 +42,10 @@ class SenderSession:
         self.end_text = ""
         self.rival: str | None = None
         """Who else announces this session's name, if this session gave way to it."""
-        self.peers: list[Peer] = []
-        self.refused: list[Peer] = []
+        self.fleet = Fleet()
         self.sent = SentCounters()
         self.drops = wire.Drops()
         self.pass_count = 0
-        self._by_id: dict[bytes, Peer] = {}
-        self._live_count = 0
-        """How many peers are live; kept, because a fleet is too large to be counted for every message."""
         manifest = Partition(parameters.manifest_size, parameters.symbol_size, parameters.source_symbols)
         image = Partition(parameters.stream_size, parameters.symbol_size, parameters.source_symbols)
         self.schedules = {
@@ -197,27 +55,22 @@ class SenderSession:
         self.sequence = 0
         self._transmits: collections.deque[Transmit] = collections.deque()
         self._events: collections.deque[Event] = collections.deque()
-        self._round_trip = GroupRoundTrip()
-        self._loss = parity.LossEstimate()
-        self._reported = False
-        self._rate = (
+        self._feedback = SenderFeedback(
+            self.fleet,
+            self.schedules,
             None
             if parameters.rate is not None
-            else rate.RateControl(start=parameters.rate_start, ceiling=parameters.rate_ceiling)
+            else rate.RateControl(start=parameters.rate_start, ceiling=parameters.rate_ceiling),
+            repair_symbols=parameters.repair_symbols,
+            datagram_size=parameters.symbol_size + wire.DATA_HEADER_SIZE,
+            now=now,
         )
-        self._rate_step_ns = now
-        self._rate_step_sequence = 0
-        self._feedback_scale = 1
-        self._nack_count = 0
-        self._feedback_window_ns = now
         self._opened_ns = now
         self._last_join_ns = now
         self._announce_ns = now
         self._announced_ns = now - limits.ANNOUNCE_INTERVAL_NS
         self._status_ns: int | None = None
         self._status_interval_ns = limits.STATUS_INTERVAL_NS
-        self._gather_until_ns: int | None = None
-        self._advice: dict[int, dict[int, int]] = {limits.OBJECT_MANIFEST: {}, limits.OBJECT_IMAGE: {}}
         self._poll_ns: int | None = None
         self._ends_left = 0
         self._end_ns = 0
@@ -227,7 +80,18 @@ class SenderSession:
     @property
     def rate_bytes_per_s(self) -> float:
         """The pace of the data, headers included."""
-        return self._rate.rate if self._rate is not None else float(self.parameters.rate or 0)
+        control = self._feedback.control
+        return control.rate if control is not None else float(self.parameters.rate or 0)
+
+    @property
+    def peers(self) -> list[Peer]:
+        """Everybody who ever joined, by index."""
+        return self.fleet.peers
+
+    @property
+    def refused(self) -> list[Peer]:
+        """Those that asked to join and could not."""
+        return self.fleet.refused
 
     @property
     def loss(self) -> float:
@@ -237,7 +101,7 @@ class SenderSession:
     @property
     def grtt_ns(self) -> int:
         """The group round-trip time."""
-        return self._round_trip.value_ns
+        return self._feedback.grtt_ns
 
     @property
     def started(self) -> bool:
@@ -251,8 +115,8 @@ class SenderSession:
 
     @property
     def report_interval_ns(self) -> int:
-        """How often each receiver reports; grows with the fleet so that the sender is never flooded."""
-        return max(limits.REPORT_INTERVAL_MIN_NS, 2 * len(self.peers) * limits.SECOND_NS // limits.FEEDBACK_PER_S)
+        """How often each receiver reports."""
+        return self._feedback.report_interval_ns
 
     @property
     def silence_ns(self) -> int:
@@ -266,7 +130,7 @@ class SenderSession:
 
     def start(self, now: int) -> bool:
         """Begin by hand; returns whether there was anybody to begin with."""
-        if self.state is SessionState.WAITING and self._live_count:
+        if self.state is SessionState.WAITING and self.fleet.live_count:
             self._begin(now)
         return self.state is not SessionState.WAITING
 
@@ -292,9 +156,11 @@ class SenderSession:
         """Return the next window of data to send, or None while there is none."""
         if self.state is SessionState.WAITING or self.ended is not None:
             return None
-        gathered = self._gather_until_ns is None or now >= self._gather_until_ns
+        gathered = self._feedback.gathered(now)
         for schedule in self.schedules.values():
-            window = schedule.poll_window(self._window_slices(), self.sequence, self._surplus(now), rolling=gathered)
+            window = schedule.poll_window(
+                self._window_slices(), self.sequence, self._feedback.surplus(now), rolling=gathered
+            )
             if window is not None:
                 return self._account(window, now)
         if self.state is SessionState.SENDING and not any(s.pending for s in self.schedules.values()):
@@ -312,9 +178,9 @@ class SenderSession:
             start = self.parameters.start
             if start.max_wait_ns is not None:
                 due.append(self._opened_ns + start.max_wait_ns)
-            if start.quiet_ns is not None and self._live_count:
+            if start.quiet_ns is not None and self.fleet.live_count:
                 due.append(self._last_join_ns + start.quiet_ns)
-        due += [when for when in (self._status_ns, self._gather_until_ns, self._poll_ns) if when is not None]
+        due += [when for when in (self._status_ns, self._feedback.gather_until_ns, self._poll_ns) if when is not None]
         return min(due)
 
     def handle_timeout(self, now: int) -> None:
@@ -328,13 +194,14 @@ class SenderSession:
             self._check_start(now)
             self._check_silence(now)
             return
-        if self._gather_until_ns is not None and now >= self._gather_until_ns:
-            self._gather_until_ns = None
-            self._advise()
+        gather_until_ns = self._feedback.gather_until_ns
+        if gather_until_ns is not None and now >= gather_until_ns:
+            for advice in self._feedback.take_advice():
+                self._transmits.append(Transmit(Destination.DATA, self._encode(advice)))
         if self._status_ns is not None and now >= self._status_ns:
             self._check_silence(now)
-            self._step_rate(now)
-            self._step_valve(now)
+            self._feedback.step_rate(self.sequence, now)
+            self._feedback.step_valve(now)
             self._send_status(now)
         if self._poll_ns is not None and now >= self._poll_ns:
             self._send_poll(now)
@@ -404,7 +271,7 @@ class SenderSession:
 
     # DEVIATES RFC 5740 §5.5.4: receivers register: the size of the group is known, and a report can name each of them.
     def _join(self, message: messages.Join, address: Address, now: int) -> None:
-        peer = self._by_id.get(message.receiver_id)
+        peer = self.fleet.find(message.receiver_id)
         if peer is not None:
             self._rejoin(peer, message, address, now)
             return
@@ -424,11 +291,9 @@ class SenderSession:
         if reason:
             self._refuse(peer, reason, now)
             return
-        self.peers.append(peer)
-        self._live_count += 1
-        self._by_id[message.receiver_id] = peer
+        self.fleet.add(peer)
         self._last_join_ns = now
-        self._limit_rate()
+        self._feedback.limit_rate()
         self._welcome(peer)
         late = self.state is not SessionState.WAITING
         self._events.append(Event(EventKind.LATE_JOIN if late else EventKind.JOINED, peer))
@@ -451,7 +316,7 @@ class SenderSession:
                 peer.replaced_incarnation = peer.incarnation
             peer.incarnation = message.incarnation
             peer.host, peer.target, peer.link_rate = message.host, message.target, message.link_rate
-            self._revive(peer)
+            self.fleet.revive(peer)
             peer.report = None
             peer.done = None
             peer.target_size = message.target_size
@@ -462,7 +327,7 @@ class SenderSession:
                 self._send_refuse(peer, reason, address)
                 return
             self._events.append(Event(EventKind.RETURNED, peer))
-            self._limit_rate()
+            self._feedback.limit_rate()
             if self.state is not SessionState.WAITING:
                 self._send_status(now)
         peer.address = address
@@ -498,52 +363,33 @@ class SenderSession:
         message = messages.Welcome(peer.receiver_id, peer.incarnation, peer.index)
         self._transmits.append(Transmit(peer.address, self._encode(message)))
 
-    def _limit_rate(self) -> None:
-        """Never send faster than the slowest receiver's own link: what it cannot carry is lost for certain."""
-        rates = [peer.link_rate for peer in self.peers if peer.live and peer.link_rate]
-        if self._rate is not None and rates:
-            self._rate.ceiling = min(self.parameters.rate_ceiling, float(min(rates)))
-            self._rate.rate = min(self._rate.rate, self._rate.ceiling)
-
     def _heard(self, receiver_index: int, address: Address, now: int) -> Peer | None:
         """Return the live receiver that speaks, or count the message as stale."""
-        if receiver_index >= len(self.peers):
-            self.drops.stale += 1
-            return None
-        peer = self.peers[receiver_index]
-        if peer.address != address:
+        peer = self.fleet.speaker(receiver_index, address)
+        if peer is None:
             self.drops.stale += 1
             return None
         peer.heard_ns = now
         if peer.state is PeerState.VANISHED:
-            self._revive(peer)
+            self.fleet.revive(peer)
             self._events.append(Event(EventKind.RETURNED, peer))
         return peer
 
     def _check_silence(self, now: int) -> None:
-        for peer in self.peers:
-            if peer.live and now - peer.heard_ns > self.silence_ns:
-                seconds = (now - peer.heard_ns) // limits.SECOND_NS
-                self._finish_peer(peer, PeerState.VANISHED, f"not heard for {seconds} s", now)
-                self._events.append(Event(EventKind.VANISHED, peer, peer.reason))
-
-    def _revive(self, peer: Peer) -> None:
-        self._live_count += not peer.live
-        peer.state, peer.reason, peer.ended_ns = PeerState.RECEIVING, "", None
+        for peer in self.fleet.silent(now - self.silence_ns):
+            seconds = (now - peer.heard_ns) // limits.SECOND_NS
+            self._finish_peer(peer, PeerState.VANISHED, f"not heard for {seconds} s", now)
+            self._events.append(Event(EventKind.VANISHED, peer, peer.reason))
 
     def _finish_peer(self, peer: Peer, state: PeerState, reason: str, now: int) -> None:
-        self._live_count -= peer.live
-        peer.state, peer.reason, peer.ended_ns = state, reason, now
-        peer.loss = peer.lasting_loss = 0.0
-        if self._rate is not None:
-            self._rate.forget(peer.index)
-        self._limit_rate()
+        self.fleet.finish(peer, state, reason, now)
+        self._feedback.forget(peer)
 
     # --- start and end --------------------------------------------------------------------------------------------
 
     def _check_start(self, now: int) -> None:
         start = self.parameters.start
-        joined = self._live_count
+        joined = self.fleet.live_count
         if joined and (
             (start.receivers and joined >= start.receivers)
             or (start.max_wait_ns is not None and now - self._opened_ns >= start.max_wait_ns)
@@ -558,13 +404,13 @@ class SenderSession:
         self.state = SessionState.SENDING
         for peer in self.peers:
             peer.heard_ns = now
-        self._rate_step_ns = now
+        self._feedback.begin_rate(now)
         self._events.append(Event(EventKind.STARTED))
         self._announce(now)
         self._send_status(now)
 
     def _check_complete(self, now: int) -> None:
-        if self.state is not SessionState.WAITING and self.peers and not self._live_count:
+        if self.state is not SessionState.WAITING and self.peers and not self.fleet.live_count:
             verified = sum(peer.state is PeerState.VERIFIED for peer in self.peers)
             self.end(EndReason.COMPLETE, f"{verified} of {len(self.peers)} receivers verified", now)
 
@@ -589,42 +435,19 @@ class SenderSession:
         peer = self._heard(message.receiver_index, address, now)
         if peer is None:
             return
-        schedule = self.schedules.get(message.object_id)
-        deficits = None if schedule is None else messages.decode_deficits(message.items, schedule.partition.slice_count)
-        if schedule is None or deficits is None or message.sequence > self.sequence:
+        if message.sequence > self.sequence:
             self.drops.malformed += 1
             return
         if self.state is SessionState.WAITING or not peer.live:
             self.drops.stale += 1
             return
-        self.sent.nacks += 1
-        self._nack_count += 1
-        self._sample_round_trip(message.echo_us, message.hold_us, now)
-        slices, counted = schedule.request(*deficits, message.sequence)
-        if not len(slices):
+        counted = self._feedback.take_nack(message, now)
+        if counted is None:
+            self.drops.malformed += 1
             return
-        self.state = SessionState.SENDING
-        if self._live_count > 1:
-            advice = self._advice[message.object_id]
-            for slice_index, deficit in zip(
-                slices[: limits.NACK_ITEMS_MAX].tolist(), counted[: limits.NACK_ITEMS_MAX].tolist(), strict=True
-            ):
-                advice[slice_index] = max(deficit, advice.get(slice_index, 0))
-            if self._gather_until_ns is None:
-                # Others may lack the same: wait for one round trip, then answer all of them at once (RFC 5740 §5.4).
-                self._gather_until_ns = now + min(self.grtt_ns, limits.AGGREGATION_MAX_NS)
-
-    def _advise(self) -> None:
-        """Tell everybody what will be repaired, so that those who lack no more than that stay silent."""
-        for object_id, advice in self._advice.items():
-            if advice:
-                slices = np.array(sorted(advice), np.int64)
-                deficits = np.array([advice[s] for s in slices.tolist()], np.int64)
-                items, _covered = messages.encode_deficits(slices, deficits)
-                self._transmits.append(
-                    Transmit(Destination.DATA, self._encode(messages.RepairAdvice(object_id, items)))
-                )
-                advice.clear()
+        self.sent.nacks += 1
+        if counted:
+            self.state = SessionState.SENDING
 
     def _report(self, message: messages.Report, address: Address, now: int) -> None:
         peer = self._heard(message.receiver_index, address, now)
@@ -633,30 +456,8 @@ class SenderSession:
         if not peer.live:
             self.drops.stale += 1
             return
-        peer.report = message
         peer.state = PeerState.FINISHING if message.finishing else PeerState.RECEIVING
-        self._reported = True
-        self._sample_round_trip(message.echo_us, message.hold_us, now)
-        loss = message.loss_ppm / 1e6
-        peer.lasting_loss, peer.loss = min(loss, peer.loss), loss
-        self._loss.observe(peer.lasting_loss, now)
-        if self._rate is not None:
-            self._rate.observe(
-                peer.index,
-                rate.Sample(
-                    loss=message.loss_ppm / 1e6,
-                    overrun=message.overrun_ppm / 1e6,
-                    pool_fill=message.pool_fill_permille / 1e3,
-                    drain_rate=float(message.drain_rate),
-                ),
-                now,
-            )
-            self._step_rate(now)
-
-    def _sample_round_trip(self, echo_us: int, hold_us: int, now: int) -> None:
-        round_trip_us = ((now // limits.MICROSECOND_NS) - echo_us - hold_us) & 0xFFFFFFFF
-        if echo_us and round_trip_us < limits.GRTT_MAX_NS // limits.MICROSECOND_NS:
-            self._round_trip.observe(round_trip_us * limits.MICROSECOND_NS, now, self.report_interval_ns)
+        self._feedback.take_report(peer, message, self.sequence, now)
 
     # DEVIATES RFC 5740 §5.5.3: delivery is confirmed by each receiver's own DONE, after its disk is flushed, and
     # acknowledged by a bitmap, not asked for by watermark flushing: what counts is the disk, not the stream.
@@ -721,8 +522,8 @@ class SenderSession:
             manifest_sent=not self.schedules[limits.OBJECT_MANIFEST].pending,
             pass_index=self.pass_count,
             grtt_us=self.grtt_ns // limits.MICROSECOND_NS,
-            receivers=self._live_count,
-            feedback_scale=self._feedback_scale,
+            receivers=self.fleet.live_count,
+            feedback_scale=self._feedback.feedback_scale,
             report_interval_ms=self.report_interval_ns // limits.MILLISECOND_NS,
             rate=int(self.rate_bytes_per_s),
         )
@@ -740,14 +541,6 @@ class SenderSession:
         self._poll_ns = None
 
     # --- planning -------------------------------------------------------------------------------------------------
-
-    def _surplus(self, now: int) -> SurplusOf:
-        whole = self.parameters.repair_symbols
-        if whole is None and not self._reported:
-            whole = limits.REPAIR_SYMBOLS_START
-        losing = sum(peer.lasting_loss > parity.LOSS_NEGLIGIBLE for peer in self.peers if peer.live)
-        loss = min(self._loss.value(now), 0.9)
-        return SurplusOf(whole, max(1, losing), loss)
 
     def _window_slices(self) -> int:
         """D, or less where one window would take so long to send that repairs and status would wait for it."""
@@ -767,48 +560,5 @@ class SenderSession:
         self._status_interval_ns = limits.STATUS_INTERVAL_NS
         return window
 
-    def _step_rate(self, now: int) -> None:
-        # GRTT grows with the queue in a slow receiver, and that is when a decision must not be late.
-        interval_ns = max(self.report_interval_ns, min(4 * self.grtt_ns, limits.CONTROL_INTERVAL_MAX_NS))
-        elapsed_ns = now - self._rate_step_ns
-        if self._rate is None or elapsed_ns < interval_ns:
-            return
-        datagram = self.parameters.symbol_size + wire.DATA_HEADER_SIZE
-        sent = (self.sequence - self._rate_step_sequence) * datagram
-        self._rate_step_ns, self._rate_step_sequence = now, self.sequence
-        self._rate.step(now, interval_ns=interval_ns, measured_rate=sent * limits.SECOND_NS / elapsed_ns)
-
-    def _step_valve(self, now: int) -> None:
-        """Widen every backoff while more NACKs come than the sender wants to hear; narrow it again when quiet.
-
-        Only NACKs are counted, for only they back off. Reports take the other half of what the sender hears, always;
-        with them in the count, a valve that had opened in a fleet of fifty never closed again.
-        """
-        elapsed_ns = now - self._feedback_window_ns
-        if elapsed_ns < limits.STATUS_INTERVAL_NS:
-            return
-        per_s = self._nack_count * limits.SECOND_NS / elapsed_ns
-        if per_s > limits.FEEDBACK_PER_S / 2:
-            self._feedback_scale = min(2 * self._feedback_scale, limits.FEEDBACK_SCALE_MAX)
-        elif per_s < limits.FEEDBACK_PER_S / 8:
-            self._feedback_scale = max(1, self._feedback_scale // 2)
-        self._nack_count, self._feedback_window_ns = 0, now
-
     def _encode(self, message: messages.Message) -> bytes:
         return messages.encode(self.parameters.session_id, message)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SurplusOf:
-    """The surplus rule of one poll: a fixed number for whole slices where one is set, else the model's answer."""
-
-    whole: int | None
-    """Repair symbols for a slice that is sent whole; None: as the model says."""
-    receivers: int
-    loss: float
-
-    def __call__(self, needed: int, whole: bool) -> int:
-        """Return how many symbols to add for a slice of which somebody needs ``needed``, perhaps the whole of it."""
-        if self.whole is not None and whole:
-            return self.whole
-        return parity.surplus(needed, self.receivers, self.loss)

@@ -33,16 +33,8 @@ from protocol import limits
 from protocol.discovery import Discovery, Found
 from protocol.errors import GhostcastError, NobodyCameError, TargetError, UsageError
 from protocol.manifest import Manifest
-from protocol.receiver_session import (
-    AllWritten,
-    Ended,
-    ExtentReady,
-    Identity,
-    ReceiverSession,
-    ReceiverState,
-    SliceToDecode,
-    Welcomed,
-)
+from protocol.receiver_events import AllWritten, Ended, ExtentReady, Identity, ReceiverState, SliceToDecode, Welcomed
+from protocol.receiver_session import ReceiverSession
 from protocol.reed_solomon import Code, Codec
 from receivers.chunks import ChunkWriter, ObjectMemory, Pool, decode_slice, read_manifest, zero_chunks
 from receivers.workers import WorkerPool, worker_count

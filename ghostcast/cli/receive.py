@@ -127,7 +127,7 @@ def receive(
 
 def exit_status(engine: ReceiveEngine) -> ExitStatus:
     """Return how the run ended: 0 only for a copy that was verified and flushed."""
-    from protocol.receiver_session import Outcome
+    from protocol.receiver_events import Outcome
 
     outcome = engine.session.outcome if engine.session is not None else None
     if outcome is Outcome.VERIFIED:
@@ -164,7 +164,7 @@ def _untouched_or(engine: ReceiveEngine, text: str) -> str:
 
 def summary(name: str | None, engine: ReceiveEngine | None, reason: str) -> dict[str, Any]:
     """Return the report's object; its keys are a contract."""
-    from protocol.receiver_session import Outcome
+    from protocol.receiver_events import Outcome
     from receivers.chunks import zero_chunks
 
     session = engine.session if engine is not None else None

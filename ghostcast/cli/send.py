@@ -15,7 +15,8 @@ from protocol.errors import ExitStatus, UsageError
 if TYPE_CHECKING:
     from ghostcast.image.reader import ImageFile
     from ghostcast.sender.engine import SendEngine, SendOptions
-    from protocol.sender_session import Event, Peer
+    from protocol.fleet import Peer
+    from protocol.sender_events import Event
 
 EXAMPLES = (
     "Examples:\n\n"
@@ -188,7 +189,7 @@ def _options(
     from ghostcast.cli.run import check_session_name
     from ghostcast.net.interfaces import choose_interface
     from ghostcast.sender.engine import SendOptions
-    from protocol.sender_session import StartRule
+    from protocol.sender_events import StartRule
 
     check_session_name(session)
     chosen = choose_interface(interface)
@@ -220,7 +221,7 @@ def _options(
 
 def exit_status(engine: SendEngine) -> ExitStatus:
     """Return how the run ended: 0 only if somebody came and every one of them verified."""
-    from protocol.sender_session import PeerState
+    from protocol.fleet import PeerState
 
     assert engine.session is not None
     session = engine.session
@@ -236,7 +237,7 @@ def exit_status(engine: SendEngine) -> ExitStatus:
 
 def closing_line(engine: SendEngine, status: ExitStatus) -> str:
     """Return one sentence that says what happened."""
-    from protocol.sender_session import PeerState
+    from protocol.fleet import PeerState
 
     assert engine.session is not None
     session, manifest = engine.session, engine.image.manifest

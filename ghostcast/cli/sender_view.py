@@ -20,7 +20,8 @@ from ghostcast.cli.size import format_rate, format_size
 from ghostcast.fec.kernel import kernel_choice
 from ghostcast.sender.engine import Observer, SendEngine
 from protocol.errors import ExitStatus
-from protocol.sender_session import Event, EventKind, Peer, PeerState
+from protocol.fleet import Peer, PeerState
+from protocol.sender_events import Event, EventKind
 
 if TYPE_CHECKING:
     from rich.console import Group

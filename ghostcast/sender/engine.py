@@ -41,13 +41,8 @@ from protocol.manifest import manifest_digest
 from protocol.messages import EndReason
 from protocol.partition import Partition
 from protocol.schedule import Window
-from protocol.sender_session import (
-    Destination,
-    Event,
-    SenderSession,
-    SessionParameters,
-    StartRule,
-)
+from protocol.sender_events import Destination, Event, SessionParameters, StartRule
+from protocol.sender_session import SenderSession
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -20,29 +20,24 @@ from ghostcast.fec.kernel import load_kernel
 from protocol import limits, messages, wire
 from protocol.discovery import Discovery
 from protocol.extents import Extents
+from protocol.fleet import PeerState
 from protocol.manifest import FLAG_UNUSED, FLAG_ZERO, Manifest, Source, manifest_digest
 from protocol.partition import Partition
-from protocol.receiver_session import (
+from protocol.receiver_events import (
     AllWritten,
     Ended,
     ExtentReady,
     Identity,
     Outcome,
-    ReceiverSession,
     ReceiverState,
     SliceToDecode,
     Welcomed,
 )
+from protocol.receiver_session import ReceiverSession
 from protocol.reed_solomon import Code, Codec, SymbolRows
 from protocol.schedule import Window
-from protocol.sender_session import (
-    Destination,
-    EventKind,
-    PeerState,
-    SenderSession,
-    SessionParameters,
-    StartRule,
-)
+from protocol.sender_events import Destination, EventKind, SessionParameters, StartRule
+from protocol.sender_session import SenderSession
 from tests.simulation.network import (
     MILLISECOND,
     PERFECT,

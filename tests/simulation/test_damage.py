@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from protocol import limits, messages, wire
-from protocol.receiver_session import Outcome
-from protocol.sender_session import PeerState, SenderSession, StartRule
+from protocol.fleet import PeerState
+from protocol.receiver_events import Outcome
+from protocol.sender_events import StartRule
+from protocol.sender_session import SenderSession
 from tests.simulation.network import SECOND, Faults, Headers, Payloads, StuckError
 from tests.simulation.pair import World, make_image
 

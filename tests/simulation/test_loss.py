@@ -12,7 +12,7 @@ import pytest
 
 from protocol import limits, messages
 from protocol.extents import Extents
-from protocol.sender_session import StartRule
+from protocol.sender_events import StartRule
 from tests.simulation.network import MILLISECOND, Faults
 from tests.simulation.pair import World, make_image
 

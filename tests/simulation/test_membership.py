@@ -8,9 +8,10 @@ from __future__ import annotations
 import pytest
 
 from protocol import limits, messages
+from protocol.fleet import PeerState
 from protocol.messages import EndReason
-from protocol.receiver_session import Outcome
-from protocol.sender_session import EventKind, PeerState, StartRule
+from protocol.receiver_events import Outcome
+from protocol.sender_events import EventKind, StartRule
 from tests.simulation.network import MILLISECOND, SECOND, Faults, Headers, Payloads
 from tests.simulation.pair import SenderNode, UnmovedReceiverNode, World, make_image
 

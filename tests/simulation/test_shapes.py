@@ -10,7 +10,7 @@ import pytest
 
 from protocol import limits
 from protocol.manifest import FLAG_ZERO
-from protocol.sender_session import StartRule
+from protocol.sender_events import StartRule
 from tests.simulation.network import Faults
 from tests.simulation.pair import UnmovedReceiverNode, World, make_image
 
@@ -114,7 +114,7 @@ def test_memory_of_the_machines_does_not_grow_with_time() -> None:
 
     def weigh() -> None:
         session = world.sender.session
-        sizes.append(len(session._transmits) + len(session._events) + sum(map(len, session._advice.values())))
+        sizes.append(len(session._transmits) + len(session._events) + sum(map(len, session._feedback._advice.values())))
         machines = [node.session for node in nodes if node.session is not None]
         sizes.extend(len(machine._transmits) + len(machine._events) for machine in machines)
         if not world.sender.over:

@@ -15,7 +15,7 @@ import random
 import pytest
 
 from protocol import limits
-from protocol.sender_session import StartRule
+from protocol.sender_events import StartRule
 from tests.simulation.network import MILLISECOND, SECOND, Faults
 from tests.simulation.pair import SYMBOL_SIZE, World, make_image
 

@@ -16,17 +16,17 @@ from protocol import limits, messages, wire
 from protocol.discovery import Found
 from protocol.manifest import Manifest, Source
 from protocol.messages import EndReason, SessionState
-from protocol.receiver_session import (
+from protocol.receiver_events import (
     AllWritten,
     Ended,
     ExtentReady,
     Identity,
     Outcome,
-    ReceiverSession,
     ReceiverState,
     SliceToDecode,
     Welcomed,
 )
+from protocol.receiver_session import ReceiverSession
 
 K = 4
 SYMBOL = 64

@@ -11,15 +11,10 @@ import numpy as np
 import pytest
 
 from protocol import limits, messages, wire
+from protocol.fleet import PeerState
 from protocol.messages import EndReason, SessionState
-from protocol.sender_session import (
-    Destination,
-    EventKind,
-    PeerState,
-    SenderSession,
-    SessionParameters,
-    StartRule,
-)
+from protocol.sender_events import Destination, EventKind, SessionParameters, StartRule
+from protocol.sender_session import SenderSession
 
 K = 8
 SYMBOL = 64
@@ -299,7 +294,7 @@ def test_a_restart_takes_its_old_index_back_from_any_state() -> None:
         assert len(desk.session.peers) == 2
         desk.join(0, incarnation=1)
         assert desk.session.peers[0].incarnation == 2
-        assert desk.session._live_count == 2
+        assert desk.session.fleet.live_count == 2
 
 
 def test_a_refused_receiver_is_told_why_and_is_not_waited_for() -> None:

@@ -22,7 +22,8 @@ from protocol.discovery import Found
 from protocol.errors import ExitStatus, GhostcastError, ImageError, TargetError
 from protocol.manifest import manifest_digest
 from protocol.messages import SessionState
-from protocol.receiver_session import Identity, Outcome, ReceiverSession
+from protocol.receiver_events import Identity, Outcome
+from protocol.receiver_session import ReceiverSession
 from receivers.engine import ReceiveEngine, ReceiveOptions
 from tests.images import make_image
 

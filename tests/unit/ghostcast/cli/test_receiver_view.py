@@ -24,7 +24,8 @@ from protocol.discovery import Found
 from protocol.errors import ExitStatus
 from protocol.manifest import Manifest, manifest_digest
 from protocol.messages import SessionState
-from protocol.receiver_session import Identity, ReceiverSession
+from protocol.receiver_events import Identity
+from protocol.receiver_session import ReceiverSession
 from receivers.engine import ReceiveEngine, ReceiveOptions
 from tests.images import make_image
 

@@ -18,8 +18,10 @@ from ghostcast.image.reader import ImageFile
 from ghostcast.net.interfaces import choose_interface
 from ghostcast.sender.engine import SendEngine, SendOptions
 from protocol.errors import ExitStatus
+from protocol.fleet import Peer, PeerState
 from protocol.messages import EndReason
-from protocol.sender_session import Event, EventKind, Peer, PeerState, SenderSession, StartRule
+from protocol.sender_events import Event, EventKind, StartRule
+from protocol.sender_session import SenderSession
 from tests.images import make_image
 
 V, F, G, R = PeerState.VERIFIED, PeerState.FAILED, PeerState.VANISHED, PeerState.REFUSED
@@ -72,8 +74,8 @@ def test_zero_is_only_for_a_fleet_that_is_verified(
 ) -> None:
     assert engine.session is not None
     peers = [peer(index, state) for index, state in enumerate(states)]
-    engine.session.peers += [one for one in peers if one.state is not R]
-    engine.session.refused += [one for one in peers if one.state is R]
+    engine.session.peers.extend([one for one in peers if one.state is not R])
+    engine.session.refused.extend([one for one in peers if one.state is R])
     assert exit_status(engine) is status
     line = closing_line(engine, status)
     if states:

@@ -22,8 +22,10 @@ from ghostcast.net.interfaces import choose_interface
 from ghostcast.sender.engine import SendEngine, SendOptions
 from protocol import messages
 from protocol.errors import ExitStatus
+from protocol.fleet import Peer, PeerState
 from protocol.messages import SessionState
-from protocol.sender_session import Event, EventKind, Peer, PeerState, SenderSession, StartRule
+from protocol.sender_events import Event, EventKind, StartRule
+from protocol.sender_session import SenderSession
 from tests.images import make_image
 
 RAW_SIZE = 40_000
@@ -125,7 +127,7 @@ def test_the_whole_screen_fits_the_terminal(
     console = Console(width=80, height=height, file=io.StringIO(), color_system=None)
     monkeypatch.setattr("rich.console.Console", lambda **_options: console)
     assert engine.session is not None
-    engine.session.peers += fleet(count)
+    engine.session.peers.extend(fleet(count))
     if started:
         engine.session.state = SessionState.SENDING
         engine.started_ns = 1
@@ -147,7 +149,7 @@ def test_the_share_is_the_slowest_ones(engine: SendEngine) -> None:
     assert overall_share(engine) == 0.0
     engine.session.peers.append(peer(0, PeerState.VERIFIED))
     assert overall_share(engine) == 1.0
-    engine.session.peers += [peer(1, PeerState.RECEIVING, share=0.9), peer(2, PeerState.RECEIVING, share=0.25)]
+    engine.session.peers.extend([peer(1, PeerState.RECEIVING, share=0.9), peer(2, PeerState.RECEIVING, share=0.25)])
     assert overall_share(engine) == 0.25
     engine.session.peers.append(peer(3, PeerState.VANISHED, share=0.0))
     assert overall_share(engine) == 0.25

@@ -1,0 +1,77 @@
+"""One object at a receiver: what is held and what is lacking of it, what was asked for, and what may be asked for now.
+
+Knows slices, sequence numbers and instants; sends nothing. The invariant: a slice that was asked for is not asked for
+again before its answer could have come.
+"""
+
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol.assembly import Assembly
+from protocol.extents import Extents
+from protocol.partition import Partition
+
+Int64Array = npt.NDArray[np.int64]
+
+
+class ReceiverObject:
+    """One object under way: its ring, its extents, and what was asked for."""
+
+    def __init__(self, object_id: int, partition: Partition, slots: int) -> None:
+        self.object_id = object_id
+        self.partition = partition
+        self.assembly = Assembly(partition, slots, np.ones(partition.slice_count, np.bool_))
+        self.extents: Extents | None = None
+        self.held_until_ns = np.zeros(self.assembly.slots, np.int64)
+        self.held_end = np.full(self.assembly.slots, -1, np.int64)
+        self.asked_until_ns = np.zeros(partition.slice_count, np.int64)
+        """When a slice that was asked for may be asked for again at the earliest; 0: it was not asked for."""
+        self.asked_pass = np.zeros(partition.slice_count, np.uint32)
+        """The sender's pass when it was asked for."""
+        self.sent_below = 0
+        """Slices below it have been sent at least once, by the sender's word."""
+        self.whole_due = False
+        self.sender_pass = 0
+        self.sender_idle = False
+        self.reset_later: set[int] = set()
+        self.damaged: collections.Counter[int] = collections.Counter()
+
+    def open_deficits(self, closed: int, now: int) -> tuple[Int64Array, Int64Array]:
+        """Return ``(slices, deficits)`` to ask for now: partial ones that are not held back, and whole ones if due."""
+        slices, deficits = self.assembly.partial_deficits(closed)
+        slots = slices % self.assembly.slots
+        fresh = (self.held_until_ns[slots] <= now) | (self.held_end[slots] != self.assembly.end_sequences(slices))
+        slices, deficits = slices[fresh], deficits[fresh]
+        if self.whole_due and self.sent_below and self.extents is not None:
+            whole = self.assembly.wholly_missing(0, self.sent_below)
+            whole = whole[self.may_ask(whole, now)]
+            if len(whole):
+                order = np.argsort(np.concatenate((slices, whole)), kind="stable")
+                deficits = np.concatenate((deficits, self.partition.symbols_of(whole)))[order]
+                slices = np.concatenate((slices, whole))[order]
+        return slices, deficits
+
+    def hold(self, slices: Int64Array, until_ns: int) -> None:
+        """Do not ask for these again before then, unless another window brings some of their symbols."""
+        assembly = self.assembly
+        in_ring = slices[assembly.in_ring(slices)]
+        slots = in_ring % assembly.slots
+        self.held_until_ns[slots] = until_ns
+        self.held_end[slots] = assembly.end_sequences(in_ring)
+        self.asked_until_ns[slices] = until_ns
+        self.asked_pass[slices] = self.sender_pass
+
+    def may_ask(self, slices: Int64Array, now: int) -> npt.NDArray[np.bool_]:
+        """Return which slices, nothing of which is held, are not on their way already.
+
+        What was asked for in pass p is served in pass p or p + 1. If it did not come by then, or if the sender has
+        nothing left to send, the request or the answer was lost.
+        """
+        until = self.asked_until_ns[slices]
+        served = self.sender_idle | (self.sender_pass >= self.asked_pass[slices] + 2)
+        allowed: npt.NDArray[np.bool_] = (until == 0) | ((now >= until) & served)
+        return allowed

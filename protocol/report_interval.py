@@ -1,0 +1,59 @@
+"""What a receiver measures between two reports: loss in the network, loss in its own host, and what it got done.
+
+Knows counters and instants only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from protocol import limits
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """What happened between two reports."""
+
+    loss_ppm: int
+    overrun_ppm: int
+    drain_rate: int
+
+
+class ReportInterval:
+    """Counters at the last report, so that the next one can speak of the time between."""
+
+    def __init__(self, now: int) -> None:
+        self.stream_bytes = 0
+        self._begun_ns = now
+        self._expected = 0
+        self._received = 0
+        self._dropped = 0
+        self._pool_full = 0
+        self._unexplained = 0
+        self._drain_rate = 0.0
+
+    def close(self, now: int, expected: int, received: int, dropped: int, pool_full: int) -> Measured:
+        """Return network loss and host overrun in millionths and the smoothed drain rate, and begin anew.
+
+        The kernel drops at the tail of a queue, whose gap is seen only when the queue has been read: drops wait in
+        ``_unexplained`` until the gap they made comes by, and are never mistaken for loss in the network.
+        """
+        sent = expected - self._expected
+        lost = max(0, sent - (received - self._received))
+        self._unexplained += dropped - self._dropped
+        host = min(lost, self._unexplained)
+        self._unexplained -= host
+        overrun = host + pool_full - self._pool_full
+        seconds = max(now - self._begun_ns, 1) / limits.SECOND_NS
+        # Up at once, down by half: the first interval with data began before the data did.
+        latest = self.stream_bytes / seconds
+        self._drain_rate = max(latest, (latest + self._drain_rate) / 2)
+        self._begun_ns, self.stream_bytes = now, 0
+        self._expected, self._received, self._dropped, self._pool_full = expected, received, dropped, pool_full
+        if sent <= 0:
+            return Measured(0, 0, int(self._drain_rate))
+        return Measured(
+            loss_ppm=min(1_000_000, (lost - host) * 1_000_000 // sent),
+            overrun_ppm=min(1_000_000, overrun * 1_000_000 // sent),
+            drain_rate=int(self._drain_rate),
+        )

@@ -1,0 +1,98 @@
+"""What a sender's session is told at its start and what it tells its engine: parameters, control to send, events."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from protocol import limits
+from protocol.fleet import Address, Peer
+
+
+class Destination(enum.Enum):
+    """Where a control datagram goes when it is not for one receiver."""
+
+    DISCOVERY = "discovery"
+    """The discovery group."""
+    DATA = "data"
+    """The data group, in order with the data."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Transmit:
+    """One control datagram to send."""
+
+    destination: Destination | Address
+    datagram: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StartRule:
+    """When to begin. Whatever comes first wins; a person may begin earlier by hand."""
+
+    receivers: int = 0
+    """Begin when so many have joined; 0: no such rule."""
+    max_wait_ns: int | None = None
+    """Begin after this long with whoever is there; with nobody there, the session ends."""
+    quiet_ns: int | None = None
+    """Begin when at least one has joined and nobody joined for so long."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SessionParameters:
+    """Everything about a session that is settled before it is announced."""
+
+    session_id: int
+    name: str
+    image_id: bytes
+    image_name: str
+    manifest_digest: bytes
+    manifest_size: int
+    stream_size: int
+    raw_size: int
+    symbol_size: int
+    group: int
+    port: int
+    control_port: int
+    start: StartRule
+    rate: float | None = None
+    """Fixed rate in bytes per second, or None to find it."""
+    rate_start: float = limits.RATE_START_BYTES_PER_S
+    rate_ceiling: float = limits.RATE_CEILING_BYTES_PER_S
+    repair_symbols: int | None = None
+    """Fixed proactive repair symbols per slice, or None to follow the measured loss."""
+    source_symbols: int = limits.SOURCE_SYMBOLS_DEFAULT
+    window_slices: int = limits.WINDOW_SLICES_DEFAULT
+
+
+class EventKind(enum.Enum):
+    """What a person watching the sender would want to know."""
+
+    JOINED = "joined"
+    REFUSED = "refused"
+    STARTED = "started"
+    LATE_JOIN = "late_join"
+    VERIFIED = "verified"
+    FAILED = "failed"
+    VANISHED = "vanished"
+    RETURNED = "returned"
+    NOBODY_CAME = "nobody_came"
+    ENDED = "ended"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event:
+    """Something happened; ``peer`` is the receiver it happened to."""
+
+    kind: EventKind
+    peer: Peer | None = None
+    text: str = ""
+
+
+@dataclasses.dataclass(slots=True)
+class SentCounters:
+    """What was handed out for sending."""
+
+    source_symbols: int = 0
+    repair_symbols: int = 0
+    nacks: int = 0
