@@ -26,6 +26,8 @@ STORED_OVERHEAD_MAX = 1 * KIB  # zstd's bound is size + size/256 + a header; see
 NAME_LENGTH_MAX = 128  # characters; image and session names
 LABEL_COUNT_MAX = 64
 LABEL_LENGTH_MAX = 1024
+MATCH_PATTERN_COUNT_MAX = 16  # of one part of a match rule: models of a fleet that share one image
+MATCH_LENGTH_MAX = 128  # DMI strings have at most 64 characters by habit
 
 DIGEST_SIZE = 32  # BLAKE3-256
 IMAGE_ID_SIZE = 16

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from protocol import limits
 from protocol.errors import ImageError
+from protocol.match import ANY_MACHINE, MatchRule
 
 FORMAT_VERSION = 1
 
@@ -50,7 +51,7 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     )
 
 
-class _Document(msgspec.Struct, frozen=True):
+class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
     """The msgpack map as it is stored; ``Manifest`` is its checked form."""
 
     format: int
@@ -64,6 +65,7 @@ class _Document(msgspec.Struct, frozen=True):
     stored_digests: bytes
     raw_digests: bytes
     flags: bytes
+    match: MatchRule | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,6 +88,8 @@ class Manifest:
     """``uint8[chunk_count, 32]``: BLAKE3-256 of each chunk's raw bytes; serves resume and read-back."""
     flags: npt.NDArray[np.uint8]
     """``uint8[chunk_count]``: ``FLAG_*``."""
+    match: MatchRule = ANY_MACHINE
+    """Which machines the image is meant for; every receiver holds itself to it."""
 
     @property
     def chunk_count(self) -> int:
@@ -134,6 +138,7 @@ class Manifest:
                 stored_digests=self.stored_digests.tobytes(),
                 raw_digests=self.raw_digests.tobytes(),
                 flags=self.flags.tobytes(),
+                match=self.match or None,
             )
         )
 
@@ -200,6 +205,7 @@ class Manifest:
             stored_digests=np.frombuffer(document.stored_digests, np.uint8).reshape(chunk_count, limits.DIGEST_SIZE),
             raw_digests=np.frombuffer(document.raw_digests, np.uint8).reshape(chunk_count, limits.DIGEST_SIZE),
             flags=flags,
+            match=document.match or ANY_MACHINE,
         )
 
 

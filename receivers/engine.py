@@ -33,10 +33,12 @@ from protocol import limits
 from protocol.discovery import Discovery, Found
 from protocol.errors import GhostcastError, NobodyCameError, TargetError, UsageError
 from protocol.manifest import Manifest
+from protocol.match import mismatches
 from protocol.receiver_events import AllWritten, Ended, ExtentReady, Identity, ReceiverState, SliceToDecode, Welcomed
 from protocol.receiver_session import ReceiverSession
 from protocol.reed_solomon import Code, Codec
 from receivers.chunks import ChunkWriter, ObjectMemory, Pool, decode_slice, read_manifest, zero_chunks
+from receivers.machine import read_machine
 from receivers.workers import WorkerPool, worker_count
 
 GATHER_S = 0.003
@@ -66,6 +68,8 @@ class ReceiveOptions:
     max_wait_ns: int | None = None
     """How long to look for a session; None: for ever."""
     pool_size: int = limits.POOL_SIZE_DEFAULT
+    force: bool = False
+    """Take an image whose match rule does not fit this machine."""
     inject_loss: float = 0.0
     """Share of data datagrams to throw away on arrival: for the demo and for tests, never for real use."""
 
@@ -536,6 +540,7 @@ class _Ingest:
         target = self._engine.target
         data_size = sum_of_raw(manifest, manifest.transferred)
         try:
+            self._hold_to_rule(manifest)
             target.require(manifest.raw_size, data_size)
             self._writer = writer = ChunkWriter(target, manifest)
         except TargetError as error:
@@ -552,6 +557,20 @@ class _Ingest:
         self._workers.submit(job)
         self._tell(functools.partial(self._engine.observer.manifest, manifest))
         self._session.manifest_known(manifest, manifest.transferred, manifest.raw_size - data_size)
+
+    def _hold_to_rule(self, manifest: Manifest) -> None:
+        """Refuse an image that is meant for other machines, unless a person overruled that.
+
+        Raises:
+            TargetError: names what does not fit.
+        """
+        wrong = mismatches(manifest.match, read_machine(self._engine.target.size))
+        if not wrong:
+            return
+        text = f"the image's match rule does not fit this machine: {'; '.join(wrong)}"
+        if not self._engine.options.force:
+            raise TargetError(f"{text}; receive --force takes it all the same")
+        self._tell(functools.partial(self._engine.observer.warning, f"{text}; taken all the same (--force)"))
 
     def _flush_when_ready(self) -> None:
         if self._all_written and not self._zeroing:

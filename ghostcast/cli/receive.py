@@ -67,6 +67,9 @@ def receive(
             show_default="144MiB",
         ),
     ] = limits.POOL_SIZE_DEFAULT,
+    force: Annotated[
+        bool, typer.Option("--force", help="Take an image whose match rule does not fit this machine.")
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option("--report", metavar="FILE", help="Write one JSON object about the run.", show_default=False),
@@ -104,6 +107,7 @@ def receive(
             ttl=ttl,
             max_wait_ns=None if max_wait is None else round(max_wait * limits.SECOND_NS),
             pool_size=memory,
+            force=force,
             inject_loss=inject_loss,
         )
         opened = Target.open(target, raw_size=None)

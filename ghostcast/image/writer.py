@@ -28,6 +28,7 @@ from ghostcast.image.target import Target
 from protocol import limits
 from protocol.errors import UsageError
 from protocol.manifest import FLAG_ZERO, Manifest
+from protocol.match import ANY_MACHINE, MatchRule
 
 IMAGE_SUFFIX = ".img.zst"
 
@@ -46,6 +47,8 @@ class ImageOptions:
     """None takes the source's file name, or the image's when the source is a stream."""
     architecture: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    match: MatchRule = ANY_MACHINE
+    """Which machines the image is meant for."""
 
     def __post_init__(self) -> None:
         smallest, largest, step = limits.CHUNK_SIZE_MIN, limits.CHUNK_SIZE_MAX, limits.CHUNK_SIZE_STEP
@@ -199,6 +202,7 @@ def _manifest(source: RawSource, path: Path, options: ImageOptions, columns: _Co
         stored_digests=np.frombuffer(columns.stored_digests, np.uint8).reshape(chunk_count, limits.DIGEST_SIZE),
         raw_digests=np.frombuffer(columns.raw_digests, np.uint8).reshape(chunk_count, limits.DIGEST_SIZE),
         flags=np.frombuffer(columns.flags, np.uint8),
+        match=options.match,
     )
     # What a reader would refuse must not be written: our own mistakes are found here, not in ten years.
     return Manifest.decode(manifest.encode())

@@ -5,6 +5,8 @@ Method: a small valid one, its msgpack edited one field at a time.
 
 from __future__ import annotations
 
+import dataclasses
+
 import blake3
 import msgspec
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from protocol import limits
 from protocol.errors import ImageError
 from protocol.manifest import FLAG_UNUSED, FLAG_ZERO, Manifest, Source, manifest_digest
+from protocol.match import MatchRule
 
 CHUNK = limits.CHUNK_SIZE_MIN
 RAW_SIZE = 3 * CHUNK + 100
@@ -50,6 +53,13 @@ def test_a_manifest_comes_back_as_it_went_in() -> None:
         assert np.array_equal(getattr(after, column), getattr(before, column))
 
 
+def test_a_match_rule_comes_back_and_none_takes_no_byte() -> None:
+    rule = MatchRule(vendors=("Dell*",), memory_size_min=8 << 30)
+    assert Manifest.decode(dataclasses.replace(manifest(), match=rule).encode()).match == rule
+    assert "match" not in msgspec.msgpack.decode(manifest().encode())
+    assert Manifest.decode(edited(match={"vendors": ["a"], "colour": "red"}, unheard_of=1)).match.vendors == ("a",)
+
+
 def test_what_follows_from_the_columns() -> None:
     image = manifest()
     assert image.chunk_count == 4
@@ -81,6 +91,7 @@ def test_what_follows_from_the_columns() -> None:
         ({"flags": bytes([0, 1, 0, 1])}, "calls chunk 3 zero"),
         ({"image_id": bytes(15)}, "cannot be read"),
         ({"name": "x" * 129}, "cannot be read"),
+        ({"match": {"memory_size_min": -1}}, "cannot be read"),
         ({"source": {"labels": {str(n): "" for n in range(65)}}}, "cannot be read"),
     ],
 )

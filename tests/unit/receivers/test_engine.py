@@ -23,6 +23,7 @@ import pytest
 from protocol.errors import ExitStatus
 from protocol.limits import MIB
 from protocol.manifest import Manifest, Source
+from protocol.match import MatchRule
 from receivers.engine import _compose, sum_of_raw
 from tests.images import CHUNK_SIZE, make_image
 
@@ -164,6 +165,27 @@ def test_a_target_that_cannot_be_used_ends_with_5_and_a_report(session: Session)
     report = session.report(0)
     assert report["state"] == "failed"
     assert "does not exist" in report["reason"]
+
+
+def test_an_image_for_other_machines_is_refused_by_name_on_both_ends_and_force_overrules(session: Session) -> None:
+    raw = os.urandom(50_000)
+    rule = MatchRule(architectures=("pdp11",), memory_size_min=1 << 50)
+    image = make_image(session.directory / "image", raw, match=rule)
+    copies = [session.directory / "refused", session.directory / "forced"]
+    session.start("send", image, "--receivers", "2")
+    session.start("receive", copies[0])
+    session.start("receive", copies[1], "--force")
+    lines = session.wait()
+    assert [process.returncode for process in session.processes] == [ExitStatus.INCOMPLETE, ExitStatus.TARGET, 0]
+    assert not copies[0].exists()
+    assert copies[1].read_bytes() == raw
+    states = {Path(peer["target"]).name: peer for peer in session.report(0)["receivers"]}
+    assert (states["refused"]["state"], states["forced"]["state"]) == ("failed", "verified")
+    for reason in (states["refused"]["reason"], session.report(1)["reason"]):
+        assert f"its architecture is {os.uname().machine}, the image is for pdp11" in reason
+        assert "of memory" in reason
+    assert "receive --force" in session.report(1)["reason"]
+    assert any("pdp11" in line.get("text", "") for line in lines[2] if line["event"] == "warning")
 
 
 def test_nobody_in_time_is_3_on_both_sides(session: Session) -> None:
