@@ -84,6 +84,7 @@ class Assembly:
         self.counters = AssemblyCounters()
         k = partition.source_symbols
         self._repair_base = self.slots * k
+        # Repair rows lie ESI by ESI, not slice by slice: a few per slice then touch a few pages, not those of all 127.
         self.trash_row = self.slots * (k + partition.repair_symbols)
         self.row_count = self.trash_row + 1
         self.state = np.where(wanted, _MISSING, _UNWANTED).astype(np.uint8)
@@ -142,9 +143,7 @@ class Assembly:
         held = self._have[slots, esis]
         self._have[slots, esis] = True
         k = self.partition.source_symbols
-        target = np.where(
-            esis < k, slots * k + esis, self._repair_base + slots * self.partition.repair_symbols + (esis - k)
-        )
+        target = np.where(esis < k, slots * k + esis, self._repair_base + (esis - k) * self.slots + slots)
         rows[chosen] = np.where(held, self.trash_row, target)
         ends = end_sequences[chosen]
         if bool((ends[1:] >= ends[:-1]).all()):
@@ -227,7 +226,7 @@ class Assembly:
         """Return the buffer rows of symbols of a slice that is in the ring."""
         slot = self.slot_of(slice_index)
         k = self.partition.source_symbols
-        repair = self._repair_base + slot * self.partition.repair_symbols + (esis - k)
+        repair = self._repair_base + (esis - k) * self.slots + slot
         rows: Int64Array = np.where(esis < k, slot * k + esis, repair)
         return rows
 

@@ -35,11 +35,11 @@ def complete(ring: Assembly, slice_index: int, end: int = 100) -> None:
     assert ring.state[slice_index] == SliceState.COMPLETE
 
 
-def test_rows_of_a_slice_are_consecutive_and_repair_rows_lie_behind() -> None:
+def test_source_rows_of_a_slice_are_consecutive_and_repair_rows_lie_behind_esi_by_esi() -> None:
     ring = assembly()
     repairs = 255 - K
     rows = put(ring, (1, 0), (1, 3), (1, K), (1, 254))
-    assert rows.tolist() == [K, K + 3, 3 * K + repairs, 3 * K + 2 * repairs - 1]
+    assert rows.tolist() == [K, K + 3, 3 * K + 1, 3 * K + 3 * (repairs - 1) + 1]
     assert ring.trash_row == 3 * (K + repairs) == ring.row_count - 1
     assert ring.rows_of(1, np.array([0, 3, K, 254])).tolist() == rows.tolist()
 
