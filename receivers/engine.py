@@ -185,19 +185,19 @@ class ReceiveEngine:
         self.observer = observer
         self.pool = Pool(self.options.pool_size)
         interface, port = self.options.interface, self.options.port
-        control = await ControlEndpoint.open(sockets.open_control(interface, self.options.ttl), self._wake_loop.set)
-        listener = sockets.open_listener(interface, limits.DISCOVERY_GROUP, port, "discovery")
-        discovery = await ControlEndpoint.open(listener, self._wake_loop.set)
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            control_socket = sockets.open_control(interface, self.options.ttl)
+            control = await ControlEndpoint.open(control_socket, self._wake_loop.set)
+            stack.push_async_callback(control.close)
+            listener = sockets.open_listener(interface, limits.DISCOVERY_GROUP, port, "discovery")
+            discovery = await ControlEndpoint.open(listener, self._wake_loop.set)
+            stack.push_async_callback(discovery.close)
             found = await self._find(control, discovery)
             if found is None:
                 return
             self.found = found
             self._tell(lambda: self.observer.found(found))
             await self._take_part(found, control, discovery)
-        finally:
-            await control.close()
-            await discovery.close()
 
     async def _find(self, control: ControlEndpoint, discovery: ControlEndpoint) -> Found | None:
         """Return the session to join, or None if interrupted first."""

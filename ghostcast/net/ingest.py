@@ -40,6 +40,11 @@ JOINED_WORTHWHILE = 1.5
 """Datagrams a buffer below which large slots are a waste: a fetch then brings 96 datagrams instead of 1024."""
 
 MSG_DONTWAIT = 0x40
+
+_NOTHING_NOW = frozenset({errno.EAGAIN, errno.EINTR, errno.ECONNREFUSED, errno.ENETDOWN})
+"""What a socket says when there is nothing to fetch, when an earlier datagram was answered with an ICMP error, and when
+its interface went down: it will come up again, and the session's own timers say when that took too long."""
+
 _CMSG_SIZE = 32
 _CMSG = np.dtype([("length", np.uint64), ("level", np.int32), ("type", np.int32), ("value", np.int32)])
 
@@ -51,7 +56,8 @@ class Batch:
     headers: npt.NDArray[np.void]
     """``wire.DATA_HEADER[n]``: the first 32 bytes of every datagram of data size, foreign ones included."""
     control: list[bytes]
-    """Datagrams of any other size."""
+    """Datagrams of any other size, and those of data size that call themselves control; the latter are in ``headers``
+    too, as foreign ones."""
     full: bool
     """All slots were filled: more is probably waiting."""
     counts: npt.NDArray[np.int64]
@@ -177,6 +183,8 @@ class BatchReceiver:
         whole = np.where(pieces == size, np.minimum(lengths // size, self._segments_max), 0)
         control = self._other_datagrams(lengths, pieces, whole) if np.any(whole * size != lengths) else []
         headers = self._gather_headers(whole)
+        if size <= limits.CONTROL_SIZE_MAX and (headers["kind"] == wire.KIND_CONTROL).any():
+            control += self._control_of_data_size(headers, whole)
         self._buffers_seen += count
         self._datagrams_seen += len(headers)
         self._joined_average += 0.05 * (len(headers) / count - self._joined_average)
@@ -204,15 +212,17 @@ class BatchReceiver:
             try:
                 return libc.recvmmsg(self._socket.fileno(), self._messages_address, self.slot_count, MSG_DONTWAIT)
             except OSError as error:
-                if error.errno in (errno.EAGAIN, errno.EINTR, errno.ECONNREFUSED, errno.ENETDOWN):
+                if error.errno in _NOTHING_NOW:
                     return 0
                 raise
         count = 0
         while count < self.slot_count:
             try:
                 self._messages["length"][count] = self._socket.recv_into(self._memory[count, : self._slot_size].data)
-            except (BlockingIOError, InterruptedError):
-                break
+            except OSError as error:
+                if error.errno in _NOTHING_NOW:
+                    break
+                raise
             count += 1
         return count
 
@@ -228,6 +238,17 @@ class BatchReceiver:
                 stop = min(start + piece, length)
                 found.append(self._memory[slot, start:stop].tobytes())
                 start = stop
+        return found
+
+    def _control_of_data_size(self, headers: npt.NDArray[np.void], counts: npt.NDArray[np.int64]) -> list[bytes]:
+        """Return the control messages that are by chance exactly as long as a data datagram."""
+        places = np.flatnonzero((headers["kind"] == wire.KIND_CONTROL) & (headers["magic"] == wire.MAGIC))
+        stops = np.cumsum(counts)
+        found = []
+        for place in places[: 4 * self.slot_count].tolist():
+            slot = int(np.searchsorted(stops, place, side="right"))
+            start = (place - int(stops[slot]) + int(counts[slot])) * self._datagram_size
+            found.append(self._memory[slot, start : start + self._datagram_size].tobytes())
         return found
 
     def scatter(

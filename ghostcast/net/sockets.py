@@ -5,11 +5,13 @@ Knows socket options and their absence on some systems; must not know what the d
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
 import socket
 import struct
 import sys
+from collections.abc import Generator
 
 from ghostcast.net.interfaces import Interface
 from protocol import limits
@@ -63,15 +65,21 @@ def check_group(group: str) -> str:
     return str(address)
 
 
-def _udp_socket() -> socket.socket:
-    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+@contextlib.contextmanager
+def _udp_socket() -> Generator[socket.socket, None, None]:
+    """Give a new socket, which is closed if the block that prepares it fails."""
+    opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        yield opened
+    except BaseException:
+        opened.close()
+        raise
 
 
 def _bind(opened: socket.socket, address: tuple[str, int], what: str) -> None:
     try:
         opened.bind(address)
     except OSError as error:
-        opened.close()
         raise UsageError(
             f"cannot listen on {address[0]}:{address[1]} for {what}: {error.strerror}; choose another --port"
         ) from error
@@ -89,49 +97,48 @@ def open_listener(interface: Interface, group: str, port: int, what: str, source
     With ``source`` only datagrams from that address are heard (RFC 3376), where the system can do that: the kernel then
     keeps strangers' datagrams from the data path.
     """
-    opened = _udp_socket()
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "SO_REUSEPORT") and not _LINUX:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if _LINUX:
-        # Without it a socket hears every group that anybody on this host has joined.
-        opened.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
-    _bind(opened, (group, port), what)
-    membership = struct.pack("4s4s", socket.inet_aton(group), socket.inet_aton(interface.address))
-    try:
-        if source is not None and _LINUX:
-            option, membership = IP_ADD_SOURCE_MEMBERSHIP, membership + socket.inet_aton(source)
-        else:
-            option = socket.IP_ADD_MEMBERSHIP
-        opened.setsockopt(socket.IPPROTO_IP, option, membership)
-    except OSError as error:
-        opened.close()
-        raise UsageError(
-            f"cannot join group {group} on {interface.name} ({interface.address}): {error.strerror}; "
-            "is multicast enabled on it (ip link set dev IF multicast on)?"
-        ) from error
-    opened.setblocking(False)
+    with _udp_socket() as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "SO_REUSEPORT") and not _LINUX:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if _LINUX:
+            # Without it a socket hears every group that anybody on this host has joined.
+            opened.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+        _bind(opened, (group, port), what)
+        membership = struct.pack("4s4s", socket.inet_aton(group), socket.inet_aton(interface.address))
+        try:
+            if source is not None and _LINUX:
+                option, membership = IP_ADD_SOURCE_MEMBERSHIP, membership + socket.inet_aton(source)
+            else:
+                option = socket.IP_ADD_MEMBERSHIP
+            opened.setsockopt(socket.IPPROTO_IP, option, membership)
+        except OSError as error:
+            raise UsageError(
+                f"cannot join group {group} on {interface.name} ({interface.address}): {error.strerror}; "
+                "is multicast enabled on it (ip link set dev IF multicast on)?"
+            ) from error
+        opened.setblocking(False)
     return opened
 
 
 def open_control(interface: Interface, ttl: int) -> socket.socket:
     """Open the unicast control socket; it may send to the discovery group as well."""
-    opened = _udp_socket()
-    _bind(opened, (interface.address, 0), "control messages")
-    _multicast_out(opened, interface, ttl)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-    opened.setblocking(False)
+    with _udp_socket() as opened:
+        _bind(opened, (interface.address, 0), "control messages")
+        _multicast_out(opened, interface, ttl)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        opened.setblocking(False)
     return opened
 
 
 def open_data_sender(interface: Interface, ttl: int) -> socket.socket:
     """Open the socket that multicasts data; datagrams are never fragmented."""
-    opened = _udp_socket()
-    _bind(opened, (interface.address, 0), "data")
-    _multicast_out(opened, interface, ttl)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_SIZE)
-    if _LINUX:
-        opened.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+    with _udp_socket() as opened:
+        _bind(opened, (interface.address, 0), "data")
+        _multicast_out(opened, interface, ttl)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_SIZE)
+        if _LINUX:
+            opened.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
     return opened
 
 

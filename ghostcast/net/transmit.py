@@ -84,19 +84,19 @@ class BatchSender:
         self.bytes_sent = 0
         self.datagrams_refused = 0
         """Datagrams that the kernel did not take: full queue, or the link was down."""
+        self._taken = 0
+        """Datagrams that the kernel took of the batch under way."""
 
     def send_control(self, datagram: bytes) -> None:
         """Send one datagram of any size to the group, send time filled in."""
         stamped = bytearray(datagram)
         struct.pack_into(">I", stamped, SENT_US_OFFSET, _now_us())
         try:
-            sent = self._attempt(lambda: self._socket.send(stamped), 1)
+            self._attempt(lambda: self._send_one(memoryview(stamped)), 1)
         except UsageError:
             # Longer than a small MTU allows: only the longest advice is, and advice saves messages, not data.
             self.datagrams_refused += 1
-            return
-        if sent:
-            self.bytes_sent += len(stamped)
+        self.bytes_sent += self._taken * len(stamped)
 
     def send_rows(
         self, rows: npt.NDArray[np.uint8], rate: Callable[[], float], stop: Callable[[], bool] = lambda: False
@@ -115,13 +115,14 @@ class BatchSender:
             batch = rows[start : start + self.batch_count]
             self._pacer.wait(batch.nbytes, rate())
             stamps[start : start + self.batch_count] = _now_us()
-            if self._attempt(lambda: self._send_batch(batch), len(batch)):  # noqa: B023 (called at once)
-                self.bytes_sent += batch.nbytes
+            self._attempt(lambda: self._send_batch(batch), len(batch))  # noqa: B023 (called at once)
+            self.bytes_sent += self._taken * self._datagram_size
 
     def _send_batch(self, batch: npt.NDArray[np.uint8]) -> None:
         if self.offload:
             try:
                 self._socket.sendmsg((batch.data,), self._ancillary)
+                self._taken = len(batch)
                 return
             except OSError as error:
                 # A device without checksum offload, or a tunnel, refuses segmentation only when it is tried.
@@ -134,17 +135,24 @@ class BatchSender:
                 self._datagram_size
             )
             address = self._messages.__array_interface__["data"][0]
-            sent = 0
-            while sent < len(batch):
-                sent += libc.sendmmsg(
-                    self._socket.fileno(), address + sent * libc.MMSGHDR.itemsize, len(batch) - sent, 0
+            while self._taken < len(batch):
+                self._taken += libc.sendmmsg(
+                    self._socket.fileno(),
+                    address + self._taken * libc.MMSGHDR.itemsize,
+                    len(batch) - self._taken,
+                    0,
                 )
             return
         for row in batch:
-            self._socket.send(row.data)
+            self._send_one(row.data)
 
-    def _attempt(self, send: Callable[[], object], count: int) -> bool:
-        """Send; what a full queue or a lost link refuses is counted and left to repair."""
+    def _send_one(self, datagram: memoryview) -> None:
+        self._socket.send(datagram)
+        self._taken += 1
+
+    def _attempt(self, send: Callable[[], None], count: int) -> None:
+        """Send ``count`` datagrams; what a full queue or a lost link refuses is counted and left to repair."""
+        self._taken = 0
         try:
             send()
         except OSError as error:
@@ -155,10 +163,8 @@ class BatchSender:
                 ) from error
             if error.errno not in _TRANSIENT:
                 raise
-            self.datagrams_refused += count
+            self.datagrams_refused += count - self._taken
             time.sleep(REFUSED_SLEEP_S)
-            return False
-        return True
 
 
 _TRANSIENT = frozenset(

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 import queue
+import socket
 import threading
 import time
 
@@ -156,17 +157,24 @@ class SendEngine:
         """
         self.observer = observer
         options = self.options
-        control = await ControlEndpoint.open(
-            control_socket := sockets.open_control(options.interface, options.ttl), self._wake.set
-        )
-        discovery = await ControlEndpoint.open(
-            sockets.open_listener(options.interface, limits.DISCOVERY_GROUP, options.port, "discovery"), self._wake.set
-        )
-        data_socket = sockets.open_data_sender(options.interface, options.ttl)
+        async with contextlib.AsyncExitStack() as stack:
+            control_socket = sockets.open_control(options.interface, options.ttl)
+            control = await ControlEndpoint.open(control_socket, self._wake.set)
+            stack.push_async_callback(control.close)
+            listener = sockets.open_listener(options.interface, limits.DISCOVERY_GROUP, options.port, "discovery")
+            discovery = await ControlEndpoint.open(listener, self._wake.set)
+            stack.push_async_callback(discovery.close)
+            data_socket = stack.enter_context(sockets.open_data_sender(options.interface, options.ttl))
+            return await self._run(control, control_socket.getsockname()[1], discovery, data_socket)
+
+    async def _run(
+        self, control: ControlEndpoint, control_port: int, discovery: ControlEndpoint, data_socket: socket.socket
+    ) -> SenderSession:
+        """Serve the session on open sockets, which stay the caller's to close."""
         threads: list[threading.Thread] = []
         try:
             await self._check_name_is_free(control, discovery)
-            parameters = self._parameters(control_socket.getsockname()[1])
+            parameters = self._parameters(control_port)
             self.session = SenderSession(parameters, self._wanted(parameters), time.monotonic_ns())
             datagram_size = wire.DATA_HEADER_SIZE + parameters.symbol_size
             self.sender = BatchSender(data_socket, self.group, parameters.port, datagram_size)
@@ -190,9 +198,6 @@ class SendEngine:
             self._encode_queue.put(_STOP)
             for thread in threads:
                 await asyncio.to_thread(thread.join)
-            await control.close()
-            await discovery.close()
-            data_socket.close()
             if self._failure is not None:
                 raise self._failure
 
@@ -230,7 +235,7 @@ class SendEngine:
             session_id=self._session_id,
             name=options.session_name,
             image_id=manifest.image_id,
-            image_name=manifest.name,
+            image_name=messages.clip(manifest.name, limits.NAME_LENGTH_MAX),
             manifest_digest=manifest_digest(self.image.manifest_bytes),
             manifest_size=len(self.image.manifest_bytes),
             stream_size=manifest.stream_size,

@@ -6,6 +6,8 @@ their fallbacks; buffers that the kernel joined are made on purpose, with a cont
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -147,6 +149,48 @@ def test_control_datagrams_may_be_longer_than_data(receiving: str, make_link: Ma
     said = control(bytes(limits.CONTROL_SIZE_MAX - wire.CONTROL_BODY_OFFSET))
     link.sender.send_control(said)
     assert [unstamped(datagram) for datagram in link.fetch(0, 1).control] == [said]
+
+
+@pytest.mark.parametrize("receiving", ["joined", "recvmmsg", "recv"])
+@pytest.mark.parametrize("sending", ["segmented", "sendmmsg"])
+def test_a_control_datagram_may_be_exactly_as_long_as_data(sending: str, receiving: str, make_link: MakeLink) -> None:
+    link = make_link(sending, receiving, 1024)
+    rows, size = link.rows(70), wire.DATA_HEADER_SIZE + link.symbol_size
+    rows[:, : wire.DATA_HEADER_SIZE].view(wire.DATA_HEADER)["kind"] = wire.KIND_DATA
+    said = [control(bytes([number]) * (size - wire.CONTROL_BODY_OFFSET)) for number in range(3)]
+    for part, words in zip(np.split(rows, [20, 21]), said, strict=True):
+        link.sender.send_rows(part, lambda: FAST)
+        link.sender.send_control(words)
+    fetched_control: list[bytes] = []
+    fetched_data = 0
+    for batch in link.batches():
+        fetched_control += batch.control
+        fetched_data += int(np.count_nonzero(batch.headers["kind"] == wire.KIND_DATA))
+        if len(fetched_control) == len(said) and fetched_data == len(rows):
+            break
+    assert [unstamped(datagram) for datagram in fetched_control] == said
+
+
+@pytest.mark.parametrize("receiving", ["recvmmsg", "recv"])
+@pytest.mark.parametrize("number", [errno.ENETDOWN, errno.ECONNREFUSED])
+def test_an_interface_that_goes_down_is_nothing_to_fetch(
+    receiving: str, number: int, make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = make_link("sendmmsg", receiving)
+
+    def fail(*_arguments: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    class Down:
+        recv_into = staticmethod(fail)
+        fileno = staticmethod(link.listener.fileno)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(libc, "recvmmsg", fail)
+        broken.setattr(link.receiver, "_socket", Down())
+        assert link.receiver.fetch() is None
+    link.sender.send_rows(link.rows(3), lambda: FAST)
+    assert link.fetch(3).sequences == [0, 1, 2]
 
 
 def test_slots_become_small_and_many_where_nothing_is_joined(make_link: MakeLink) -> None:

@@ -6,8 +6,10 @@ Method: hypothesis for the arithmetic of groups; real sockets on loopback.
 from __future__ import annotations
 
 import ipaddress
+import os
 import select
 import socket
+from collections.abc import Callable
 
 import hypothesis
 import pytest
@@ -102,6 +104,14 @@ def test_a_group_that_cannot_be_joined_is_told() -> None:
     nowhere = Interface("eth9", "192.0.2.77", 1500, 0, "", False, True)
     with pytest.raises(UsageError, match=r"cannot join group 239\.1\.2\.3 on eth9 .* multicast on"):
         sockets.open_listener(nowhere, "239.1.2.3", 0, "data")
+
+
+@pytest.mark.parametrize("open_one", [sockets.open_control, sockets.open_data_sender], ids=["control", "data"])
+def test_a_socket_that_cannot_be_prepared_is_closed(open_one: Callable[[Interface, int], socket.socket]) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match=r".*"):
+        open_one(loopback(), 256)  # no such TTL: the last option that is set
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_drops_and_backlog_are_what_the_kernel_counts() -> None:

@@ -25,13 +25,12 @@ from tests.unit.ghostcast.net.link import FAST, Link
 
 
 class FailingSocket(socket.socket):
-    """Refuses as often as it is told; then sends."""
+    """Refuses with the errors it is told, 0 for none, in order; then sends."""
 
     refusals: list[int]
 
     def _refuse(self) -> None:
-        if self.refusals:
-            number = self.refusals.pop(0)
+        if self.refusals and (number := self.refusals.pop(0)):
             raise OSError(number, os.strerror(number))
 
     def send(self, *arguments: Any) -> int:
@@ -91,6 +90,33 @@ def test_what_a_full_queue_refuses_is_counted_and_the_rest_goes_out(
     failing.send_control(wire.control_datagram(1, b"heard"))
     assert [said[wire.CONTROL_BODY_OFFSET :] for said in link.fetch(0, 1).control] == [b"heard"]
     assert failing.datagrams_refused == failing.batch_count + 1
+
+
+@pytest.mark.parametrize("have_sendmmsg", [True, False])
+def test_of_a_batch_that_is_refused_in_the_middle_the_first_part_counts_as_sent(
+    have_sendmmsg: bool, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, calls = 3, iter([True])
+
+    def sendmmsg(descriptor: int, headers: int, count: int, flags: int) -> int:
+        if next(calls, None):
+            return real(descriptor, headers, taken, flags)
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    real = libc.sendmmsg
+    monkeypatch.setattr(libc, "sendmmsg", sendmmsg)
+    monkeypatch.setattr(libc, "HAVE_SENDMMSG", have_sendmmsg)
+    with FailingSocket(fileno=os.dup(link.outgoing.fileno())) as opened:
+        opened.refusals = [0] * taken + [errno.ENOBUFS]
+        sender = BatchSender(
+            opened, link.group, link.listener.getsockname()[1], wire.DATA_HEADER_SIZE + link.symbol_size
+        )
+        sender.offload = False
+        rows = link.rows(10)
+        sender.send_rows(rows, lambda: FAST)
+        assert sender.bytes_sent == taken * rows.shape[1]
+        assert sender.datagrams_refused == len(rows) - taken
+    assert link.fetch(taken).sequences == list(range(taken))
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL, errno.EOPNOTSUPP])
