@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 
 from ghostcast.cli.run import printable, say, say_json
@@ -127,7 +128,8 @@ class LiveView(View):
     """A progress bar."""
 
     def __enter__(self) -> View:
-        from rich.console import Console
+        from rich.console import Console, RenderableType
+        from rich.constrain import Constrain
         from rich.progress import (
             BarColumn,
             DownloadColumn,
@@ -141,7 +143,16 @@ class LiveView(View):
         super().__enter__()
         say(_opening(self.engine))
         self._due = 0.0
-        self._bar = Progress(
+
+        console = Console(stderr=True)
+
+        class Bar(Progress):
+            """Two columns narrower than the screen: a Ctrl-C that the terminal shows must not begin a new line."""
+
+            def get_renderables(self) -> Iterable[RenderableType]:
+                yield Constrain(self.make_tasks_table(self.tasks), max(1, console.width - len("^C")))
+
+        self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
@@ -149,7 +160,7 @@ class LiveView(View):
             TransferSpeedColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("loss {task.fields[loss]:.2%} repaired {task.fields[repaired]}"),
-            console=Console(stderr=True),
+            console=console,
             auto_refresh=False,
             transient=True,
             expand=True,

@@ -94,8 +94,8 @@ def printable(text: str) -> str:
 
 def check_session_name(name: str | None) -> None:
     """Refuse a session name that could not be announced, or not be shown."""
-    if name is not None and not (1 <= len(name) <= limits.NAME_LENGTH_MAX and name.isprintable()):
-        raise UsageError(f"a session name has 1 to {limits.NAME_LENGTH_MAX} printable characters")
+    if name is not None and not (name.isprintable() and 1 <= len(name.encode()) <= limits.NAME_LENGTH_MAX):
+        raise UsageError(f"a session name has 1 to {limits.NAME_LENGTH_MAX} printable characters, in bytes of UTF-8")
 
 
 def failure_status(failure: BaseException) -> ExitStatus:

@@ -202,7 +202,7 @@ def _options(
         )
     wait = max_wait if max_wait is not None else MAX_WAIT_DEFAULT_S
     return SendOptions(
-        session_name=session or opened.manifest.name or path.name,
+        session_name=session or _default_name(opened.manifest.name or path.name),
         interface=chosen,
         start=StartRule(
             receivers=receivers or 0,
@@ -217,6 +217,14 @@ def _options(
         symbol_size=symbol_size,
         window_slices=interleave,
     )
+
+
+def _default_name(text: str) -> str:
+    """Return what an announcement can carry of an image's name, and a terminal can show."""
+    from ghostcast.cli.run import printable
+    from protocol.messages import clip
+
+    return clip(printable(text), limits.NAME_LENGTH_MAX)
 
 
 def exit_status(engine: SendEngine) -> ExitStatus:

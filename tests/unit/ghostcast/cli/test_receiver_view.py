@@ -119,6 +119,8 @@ def test_the_bar_fits_80_columns(
     assert max(map(len, lines)) <= 80
     assert all(line.isprintable() for line in lines)
     assert any(("50%" in line) == known for line in captured.get().splitlines())
+    # The terminal shows a Ctrl-C behind the bar: on a full line it would begin a new one, and the bar would stay.
+    assert max(map(len, captured.get().splitlines())) + len("^C") <= 80
 
 
 def test_an_empty_image_is_done_at_once(engine: ReceiveEngine, tmp_path: Path) -> None:

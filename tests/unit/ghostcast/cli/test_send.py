@@ -13,11 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 from ghostcast.cli import main
-from ghostcast.cli.send import closing_line, describe, exit_status, peer_summary
+from ghostcast.cli.run import check_session_name
+from ghostcast.cli.send import _default_name, closing_line, describe, exit_status, peer_summary
 from ghostcast.image.reader import ImageFile
 from ghostcast.net.interfaces import choose_interface
 from ghostcast.sender.engine import SendEngine, SendOptions
-from protocol.errors import ExitStatus
+from protocol.errors import ExitStatus, UsageError
 from protocol.fleet import Peer, PeerState
 from protocol.messages import EndReason
 from protocol.sender_events import Event, EventKind, StartRule
@@ -135,3 +136,18 @@ def test_an_event_is_one_line_without_control_characters() -> None:
 )
 def test_options_out_of_range_are_usage(options: tuple[str, str]) -> None:
     assert CliRunner().invoke(main.app, ["send", "IMAGE", *options]).exit_code == ExitStatus.USAGE
+
+
+@pytest.mark.parametrize(
+    "name", ["golden", "x" * 200, "\u00e9" * 100, "\N{GRINNING FACE}" * 128, "a\nb\x1b", "\udcff.img"]
+)
+def test_a_session_named_after_any_image_can_be_announced_and_asked_for(name: str) -> None:
+    chosen = _default_name(name)
+    check_session_name(chosen)
+    assert chosen == name or not name.isprintable() or len(name.encode()) > 128
+
+
+@pytest.mark.parametrize("name", ["", "x" * 129, "\u00e9" * 65, "a\nb", "\udcff"])
+def test_a_session_name_that_no_datagram_carries_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="1 to 128 printable characters"):
+        check_session_name(name)
