@@ -7,23 +7,25 @@ into one line and its exit status. Everything heavy is imported where it is used
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ghostcast.cli.choose import ImageArgument, LibraryOption, choose_image
+from ghostcast.cli.match import MatchOption, apply_match
+from ghostcast.cli.progress import show_progress
 from ghostcast.cli.run import print_json, printable
 from ghostcast.cli.size import format_rate, format_size, parse_size
 from protocol import limits
-from protocol.errors import UsageError
+from protocol.errors import GhostcastError, ImageError, UsageError
+from protocol.match import ANY_MACHINE, describe
 
 if TYPE_CHECKING:
-    from ghostcast.image.pipeline import Progress
     from ghostcast.image.reader import ChunkError
     from protocol.manifest import Manifest
 
@@ -37,11 +39,6 @@ app = typer.Typer(
 _DAMAGED_SHOWN_MAX = 20
 """Damaged chunks that people are shown; --json lists all."""
 
-_JSON_INTERVAL_S = 1.0
-
-_ImagePath = Annotated[
-    Path, typer.Argument(metavar="IMAGE", help="The image file.", show_default=False, readable=False)
-]
 _Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists already.")]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")]
 
@@ -59,6 +56,7 @@ def end_tidily() -> None:
     "\b\n"
     "  ghostcast image create /dev/sda golden.img.zst\n"
     "  ghostcast image create disk.raw golden.img.zst --level 9 --name golden-2026\n"
+    "  ghostcast image create /dev/sda --name golden --match vendor='Dell*' --match memory=8GiB\n"
     "  ssh web1 sudo dd if=/dev/sda bs=1M | ghostcast image create - web1.img.zst"
 )
 def create(
@@ -68,7 +66,15 @@ def create(
             metavar="SOURCE", help="A disk, a file, or - for standard input.", show_default=False, readable=False
         ),
     ],
-    image: _ImagePath,
+    image: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="IMAGE",
+            help="The image file; without it the image goes into the library under --name.",
+            show_default=False,
+            readable=False,
+        ),
+    ] = None,
     chunk_size: Annotated[
         int,
         typer.Option(
@@ -86,6 +92,8 @@ def create(
     label: Annotated[
         list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A note to keep in the image; repeatable.")
     ] = None,
+    match: MatchOption = None,
+    library: LibraryOption = None,
     architecture: Annotated[
         str | None,
         typer.Option("--architecture", help="What the disk's system runs on.", show_default="this machine's"),
@@ -95,14 +103,16 @@ def create(
 ) -> None:
     """Make an image of a disk.
 
-    The image appears under its name when it is complete and flushed; zstd -d restores it too. A mounted disk is read
-    as it is at the moment: image a disk that is not in use.
+    Without IMAGE it goes into the library, as the next version of --name. It appears under its name when it is complete
+    and flushed; zstd -d restores it too. A mounted disk is read as it is at the moment: take one that is not in use.
     """
     import platform
 
+    from ghostcast.image.library import Library
     from ghostcast.image.source import RawSource
     from ghostcast.image.writer import ImageOptions, create_image
 
+    _check_destination(image, name, library)
     if str(image) == "-":
         raise UsageError("an image cannot be written to standard output, for its end is written last: name a file")
     options = ImageOptions(
@@ -110,27 +120,30 @@ def create(
         level=level,
         name=name,
         architecture=platform.machine() if architecture is None else architecture,
-        labels=_labels(label or []),
+        labels=parse_labels(label or []),
+        match=apply_match(ANY_MACHINE, match or []),
     )
     with RawSource.open(source) as raw:
         if raw.use is not None:
             print(f"warning: {raw.use}, or the image may catch it half-written", file=sys.stderr)
         start = time.monotonic()
-        with _progress("create", raw.size, json_lines) as progress:
-            manifest = create_image(raw, image, options, force=force, progress=progress)
-    _finish("created", image, image, manifest, start, json_lines)
+        path = image or Library(library).reserve(name or "").path
+        with show_progress("create", raw.size, json_lines) as progress:
+            manifest = create_image(raw, path, options, force=force, progress=progress)
+    _finish("created", path, path, manifest, start, json_lines)
 
 
 @app.command(epilog="Example:\n\n\b\n  ghostcast image info golden.img.zst --json | jq .raw_bytes")
-def info(image: _ImagePath, json_lines: _Json = False) -> None:
+def info(image: ImageArgument, library: LibraryOption = None, json_lines: _Json = False) -> None:
     """Show what an image says about itself. Reads no chunk: ``verify`` does."""
     import datetime
 
-    from ghostcast.image.reader import ImageFile
+    from ghostcast.image.labels import open_labelled
 
-    with ImageFile.open(image) as opened:
+    path = choose_image(image, library)
+    with open_labelled(path) as opened:
         manifest = opened.manifest
-    facts = _facts(image, manifest)
+    facts = image_facts(path, manifest)
     if json_lines:
         print_json(facts)
         return
@@ -146,6 +159,7 @@ def info(image: _ImagePath, json_lines: _Json = False) -> None:
         f"{facts['chunks_unused']} unused",
         "source": " ".join(filter(None, (source.kind, source.path, source.host and f"on {source.host}"))),
         "architecture": source.architecture,
+        "for": describe(manifest.match),
         "sector size": source.sector_size or "",
         **{f"label {key}": value for key, value in source.labels.items()},
     }
@@ -155,21 +169,56 @@ def info(image: _ImagePath, json_lines: _Json = False) -> None:
             print(f"{printable(title):<14}{printable(str(value))}")
 
 
-@app.command(epilog="Example:\n\n\b\n  ghostcast image verify golden.img.zst && echo good")
-def verify(image: _ImagePath, json_lines: _Json = False) -> None:
-    """Check every byte of an image.
+@app.command(
+    epilog="Examples:\n\n\b\n  ghostcast image verify golden.img.zst && echo good\n  ghostcast image verify --all"
+)
+def verify(
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="A path, or a name in the library.", show_default=False)
+    ] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Every image of the library.")] = False,
+    library: LibraryOption = None,
+    json_lines: _Json = False,
+) -> None:
+    """Check every byte of an image, or of all images of the library.
 
     Names the chunks that are damaged; the exit status is 6 if there are any.
     """
+    if everything == bool(image):
+        raise typer.BadParameter("name an image, or say --all; not both", param_hint="IMAGE")
+    if not everything:
+        _verify(choose_image(image, library), json_lines)
+        return
+    from ghostcast.image.library import Library
+
+    chosen = Library(library)
+    entries = chosen.entries()
+    damaged = []
+    for entry in entries:
+        try:
+            _verify(entry.path, json_lines)
+        except GhostcastError as error:
+            damaged.append(str(entry))
+            if json_lines:
+                print_json({"event": "failed", "path": str(entry.path), "reason": str(error)})
+            else:
+                print(str(error), file=sys.stderr)
+    if damaged:
+        raise ImageError(f"{len(damaged)} of {len(entries)} images are damaged: {', '.join(damaged)}")
+    if not json_lines:
+        print(f"{chosen.directory}: {len(entries)} images, all good", file=sys.stderr)
+
+
+def _verify(path: Path, json_lines: bool) -> None:
     from ghostcast.image.reader import ImageFile
     from ghostcast.image.verify import verify_image
 
-    with ImageFile.open(image) as opened:
+    with ImageFile.open(path) as opened:
         manifest = opened.manifest
         start = time.monotonic()
-        with _progress("verify", manifest.raw_size, json_lines) as progress:
+        with show_progress("verify", manifest.raw_size, json_lines) as progress:
             verify_image(opened, damaged=_damage_printer(json_lines), progress=progress)
-    _finish("verified", image, image, manifest, start, json_lines)
+    _finish("verified", path, path, manifest, start, json_lines)
 
 
 @app.command(
@@ -180,10 +229,11 @@ def verify(image: _ImagePath, json_lines: _Json = False) -> None:
     "  zstd -d golden.img.zst -o disk.raw        (without ghostcast)"
 )
 def extract(
-    image: _ImagePath,
+    image: ImageArgument,
     target: Annotated[
         Path, typer.Argument(metavar="TARGET", help="A disk, or a file to make.", show_default=False, readable=False)
     ],
+    library: LibraryOption = None,
     force: _Force = False,
     json_lines: _Json = False,
 ) -> None:
@@ -197,15 +247,25 @@ def extract(
 
     if str(target) == "-":
         raise UsageError(f"a disk cannot be restored to standard output; zstd -dc {image} does that")
-    with ImageFile.open(image) as opened:
+    path = choose_image(image, library)
+    with ImageFile.open(path) as opened:
         manifest = opened.manifest
         start = time.monotonic()
-        with _progress("extract", manifest.raw_size, json_lines) as progress:
+        with show_progress("extract", manifest.raw_size, json_lines) as progress:
             extract_image(opened, target, force=force, progress=progress)
-    _finish("extracted", target, image, manifest, start, json_lines)
+    _finish("extracted", target, path, manifest, start, json_lines)
 
 
-def _labels(texts: list[str]) -> dict[str, str]:
+def _check_destination(image: Path | None, name: str | None, library: Path | None) -> None:
+    """Refuse what is neither a path nor a name in the library, or both."""
+    if image is not None and library is not None:
+        raise typer.BadParameter(f"{image} is a path already; with --library give --name instead of IMAGE")
+    if image is None and name is None:
+        raise typer.BadParameter("name a file for the image, or give --name to put it into the library")
+
+
+def parse_labels(texts: list[str]) -> dict[str, str]:
+    """Return the labels that ``KEY=VALUE`` options give."""
     labels = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -215,7 +275,7 @@ def _labels(texts: list[str]) -> dict[str, str]:
     return labels
 
 
-def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
+def image_facts(path: Path, manifest: Manifest) -> dict[str, Any]:
     """Return what ``info --json`` prints; the keys are a contract."""
     import msgspec
 
@@ -233,6 +293,7 @@ def _facts(path: Path, manifest: Manifest) -> dict[str, Any]:
         "chunks_zero": int(((manifest.flags & FLAG_ZERO) != 0).sum()),
         "chunks_unused": int(((manifest.flags & FLAG_UNUSED) != 0).sum()),
         "source": msgspec.to_builtins(manifest.source),
+        "match": msgspec.to_builtins(manifest.match),
     }
 
 
@@ -244,7 +305,7 @@ def _finish(done: str, path: Path, image: Path, manifest: Manifest, start: float
     """Print the one line that says what was done to ``path``."""
     seconds = time.monotonic() - start
     if json_lines:
-        print_json({"event": done, "path": str(path), "seconds": round(seconds, 3), **_facts(image, manifest)})
+        print_json({"event": done, "path": str(path), "seconds": round(seconds, 3), **image_facts(image, manifest)})
         return
     print(
         f"{path}: {done}: {format_size(manifest.raw_size)} of disk, {format_size(manifest.stream_size)} compressed"
@@ -275,59 +336,5 @@ def _damage_printer(json_lines: bool) -> Callable[[ChunkError], None]:
             print(f"chunk {error.chunk_index} (file bytes {start} to {end}): {error.reason}", file=sys.stderr)
         elif shown == _DAMAGED_SHOWN_MAX + 1:
             print("more chunks are damaged; --json lists them all", file=sys.stderr)
-
-    return show
-
-
-@contextlib.contextmanager
-def _progress(action: str, raw_size: int | None, json_lines: bool) -> Generator[Progress | None, None, None]:
-    """Give a callback that shows how far it is: JSON lines, a bar on a terminal, or nothing."""
-    if json_lines:
-        yield _json_progress(action, raw_size)
-        return
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(action, total=raw_size)
-        yield lambda raw_done, stored_done: bar.update(task, completed=raw_done)
-
-
-def _json_progress(action: str, raw_size: int | None) -> Progress:
-    due = time.monotonic() + _JSON_INTERVAL_S
-
-    def show(raw_done: int, stored_done: int) -> None:
-        nonlocal due
-        if time.monotonic() < due:
-            return
-        due = time.monotonic() + _JSON_INTERVAL_S
-        print_json(
-            {
-                "event": "progress",
-                "action": action,
-                "raw_bytes": raw_done,
-                "raw_bytes_total": raw_size,
-                "stored_bytes": stored_done,
-            }
-        )
 
     return show

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ghostcast.cli import demo, image, receive, send
+from ghostcast.cli import demo, image, library, receive, send
 from ghostcast.version import VERSION
 from protocol.errors import ExitStatus, GhostcastError
 
@@ -33,6 +33,9 @@ app = typer.Typer(
     "Exit status: 0 everything verified, 1 internal error, 2 usage, 3 nobody came in time, 4 incomplete, "
     "5 target refused or failed, 6 image damaged, 7 authentication refused, 130 interrupted.",
 )
+image.app.command("list", epilog=library.LIST_EXAMPLES)(library.list_images)
+image.app.command("label", epilog=library.LABEL_EXAMPLES)(library.label)
+image.app.command("delete", epilog=library.DELETE_EXAMPLES)(library.delete)
 app.add_typer(image.app)
 app.command("send", epilog=send.EXAMPLES)(send.send)
 app.command("receive", epilog=receive.EXAMPLES)(receive.receive)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ghostcast.cli.choose import ImageArgument, LibraryOption, choose_image
 from ghostcast.cli.size import format_rate, format_size, parse_rate, parse_size
 from protocol import limits
 from protocol.errors import ExitStatus, UsageError
@@ -22,7 +23,7 @@ EXAMPLES = (
     "Examples:\n\n"
     "\b\n"
     "  ghostcast send golden.img.zst --session lab --receivers 40\n"
-    "  ghostcast send golden.img.zst --receivers 40 --max-wait 300 --report run.json\n"
+    "  ghostcast send golden --receivers 40 --max-wait 300 --report run.json\n"
     "  ghostcast send golden.img.zst --interface eth1 --rate 800Mbit --json | tee run.jsonl\n\n"
     "Sending begins when --receivers have joined, when --max-wait is over and somebody is there, when you press Enter, "
     "or, if neither option is given, when nobody has joined for 5 seconds after somebody did. Machines that join later "
@@ -48,9 +49,8 @@ def _parse_fec(text: str) -> str:
 
 
 def send(
-    image: Annotated[
-        Path, typer.Argument(metavar="IMAGE", help="The image to send.", show_default=False, readable=False)
-    ],
+    image: ImageArgument,
+    library: LibraryOption = None,
     session: Annotated[
         str | None,
         typer.Option(
@@ -132,17 +132,18 @@ def send(
     """
     from ghostcast.cli.run import begin_report, failure_status, run_interruptible, write_report
     from ghostcast.cli.sender_view import choose_view
-    from ghostcast.image.reader import ImageFile
+    from ghostcast.image.labels import open_labelled
     from ghostcast.sender.engine import SendEngine
 
-    begin_report(report, [image])
+    path = choose_image(image, library)
+    begin_report(report, [path])
     engine: SendEngine | None = None
     status, reason = ExitStatus.INTERNAL, ""
     try:
-        with ImageFile.open(image) as opened:
+        with open_labelled(path) as opened:
             options = _options(
                 opened,
-                image,
+                path,
                 session,
                 interface,
                 receivers,

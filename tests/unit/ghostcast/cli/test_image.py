@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ghostcast.cli import image as image_command
+from ghostcast.cli import progress
 from ghostcast.image.pipeline import core_count
 from ghostcast.image.reader import ImageFile
 from protocol.errors import ExitStatus, ImageError, UsageError
@@ -61,7 +62,7 @@ def test_a_disk_goes_through_all_commands(tmp_path: Path) -> None:
 
 
 def test_json_is_one_object_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_command, "_JSON_INTERVAL_S", 0.0)
+    monkeypatch.setattr(progress, "JSON_INTERVAL_S", 0.0)
     disk, image = tmp_path / "disk.raw", tmp_path / "golden.img.zst"
     disk.write_bytes(os.urandom(10_000))
     status, lines, seen = run("create", disk, image, "--chunk-size", "4k", "--json")
