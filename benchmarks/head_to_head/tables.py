@@ -1,0 +1,90 @@
+"""What people see: tables of one cell, one line for each goal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.table import Table
+
+from benchmarks.head_to_head.figures import CellResult, FixedCost, Spread
+from benchmarks.head_to_head.tools import OURS
+
+_TIME_CAPTION = (
+    "Median (range). Copied: from the start of the sender to the last complete copy, of the fastest receiver and of "
+    "the slowest. Flushed: and all of it on the disk, "
+    f"which {OURS} and udpcast wait for by themselves. Gbit/s: of the source, flushed. "
+    f"As fast: the tool's seconds / {OURS}'s, flushed, median of the rounds; above 1, {OURS} was faster."
+)
+_COST_CAPTION = (
+    "Processor time of user and kernel, whole commands, per GiB of the source and machine; most resident memory of any "
+    "process; bytes that the sender's interface sent per byte of the source, and per byte of the file that was sent."
+)
+
+
+def cell_tables(result: CellResult) -> Iterator[Table]:
+    """Lay out one cell: time, then cost."""
+    found, cell = result.figures, result.cell
+    times = Table(title=cell.text, caption=_TIME_CAPTION, title_justify="left", caption_justify="left")
+    for heading in ("tool", "fastest, s", "slowest, s", "flushed, s", "Gbit/s", f"{OURS} is × as fast"):
+        times.add_column(heading, justify="left" if heading == "tool" else "right")
+    costs = Table(caption=_COST_CAPTION, caption_justify="left")
+    for heading in ("tool", "sender CPU s/GiB", "receiver CPU s/GiB", "sender MB", "receiver MB", "B/B", "B/B of file"):
+        costs.add_column(heading, justify="left" if heading == "tool" else "right")
+    for name in cell.tools:
+        if name not in found:
+            times.add_row(name, "failed")
+            continue
+        figures = found[name]
+        count = figures["copied_seconds"].n
+        label = name if count == cell.rounds else f"{name} ({count} of {cell.rounds} runs)"
+        durations = ("first_copy_seconds", "copied_seconds", "durable_seconds", "image_gbit_per_s")
+        speedup = result.speedups.get(name)
+        times.add_row(
+            label,
+            *(_shown(figures[figure]) for figure in durations),
+            _shown(speedup["durable_seconds"]) if speedup else "",
+        )
+        costs.add_row(
+            label,
+            _shown(figures["sender_cpu_seconds_per_gib"]),
+            _shown(figures["receiver_cpu_seconds_per_gib"]),
+            f"{figures['sender_memory_bytes'].median / 1e6:.0f}",
+            f"{figures['receiver_memory_bytes'].median / 1e6:.0f}",
+            f"{figures['wire_per_image_byte'].median:.3f}",
+            f"{figures['wire_per_sent_byte'].median:.3f}",
+        )
+    if result.ceiling:
+        share = f"{result.share_of_ceiling.median:.0%} of it" if result.share_of_ceiling else ""
+        times.add_row("raw loop, no disk", "", "", "", _shown(result.ceiling), share, style="dim")
+    yield times
+    yield costs
+
+
+def fixed_cost_table(costs: Sequence[FixedCost], help_seconds: Spread | None) -> Table:
+    """Lay out what sessions cost besides their data."""
+    helped = f" {OURS} --help: {_shown(help_seconds)} s." if help_seconds else ""
+    table = Table(
+        title="Sessions with receivers already waiting",
+        caption="Whole: the sender's command, and until all is flushed. Not data: of that, what remains when its bytes "
+        "are counted at the rate at which a larger source moved what it has more; the climb to that rate is in it. "
+        "Before and after: the first and the last hundredth of what the sender's interface sent." + helped,
+        title_justify="left",
+        caption_justify="left",
+    )
+    for heading in ("network", "tool", "MB", "whole, s", "not data, s", "before data, s", "after data, s"):
+        table.add_column(heading, justify="left" if heading in ("network", "tool") else "right")
+    for cost in costs:
+        table.add_row(
+            cost.network,
+            cost.tool,
+            f"{cost.size / 1e6:g}",
+            _shown(cost.whole_seconds),
+            f"{cost.fixed_seconds:.2f}",
+            _shown(cost.before_data_seconds),
+            _shown(cost.after_data_seconds),
+        )
+    return table
+
+
+def _shown(spread: Spread) -> str:
+    return f"{spread.median:.2f} ({spread.minimum:.2f}–{spread.maximum:.2f})"
