@@ -1,23 +1,58 @@
-"""The ``ghostcast`` command: mounts one file per command and turns every error into one line and its exit status."""
+"""The ``ghostcast`` command: mounts one file per command and turns every error into one line and its exit status.
+
+A command's file is loaded when that command is asked for, so that starting one costs nothing of the others.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from ghostcast.cli import demo, image, library, receive, send
 from ghostcast.version import VERSION
 from protocol.errors import ExitStatus, GhostcastError
 
 # numpy's linear algebra is never used here; its threads would spin beside ours.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+COMMANDS = ("image", "send", "receive", "demo")
+"""In the order of the help. Command ``x`` is what ``ghostcast.cli.x`` calls ``x`` (a function, with ``EXAMPLES``), or
+``app`` (a group of commands)."""
+
+
+class _Commands(TyperGroup):
+    """The commands of ``COMMANDS``, each from its own file."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return their names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Load one; None if there is no such command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"ghostcast.cli.{cmd_name}")
+        mount = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+        if hasattr(module, "app"):
+            mount.add_typer(module.app, name=cmd_name)
+        else:
+            mount.command(cmd_name, epilog=module.EXAMPLES)(getattr(module, cmd_name))
+            mount.callback()(_mounted)
+        return typer.main.get_group(mount).commands[cmd_name]
+
+
+def _mounted() -> None:
+    """Make a single command the command of a group, as the others are."""
+
+
 app = typer.Typer(
     name="ghostcast",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -33,13 +68,6 @@ app = typer.Typer(
     "Exit status: 0 everything verified, 1 internal error, 2 usage, 3 nobody came in time, 4 incomplete, "
     "5 target refused or failed, 6 image damaged, 7 authentication refused, 130 interrupted.",
 )
-image.app.command("list", epilog=library.LIST_EXAMPLES)(library.list_images)
-image.app.command("label", epilog=library.LABEL_EXAMPLES)(library.label)
-image.app.command("delete", epilog=library.DELETE_EXAMPLES)(library.delete)
-app.add_typer(image.app)
-app.command("send", epilog=send.EXAMPLES)(send.send)
-app.command("receive", epilog=receive.EXAMPLES)(receive.receive)
-app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 
 
 def _print_version(wanted: bool) -> None:
