@@ -30,8 +30,11 @@ def test_every_damaged_chunk_is_named(tmp_path: Path) -> None:
     with ImageFile.open(path) as image:
         with path.open("r+b") as file:
             for chunk_index in (3, 4, 19):
-                file.seek(image.manifest.stored_range(chunk_index)[1] - 1)
-                file.write(b"!")
+                last = image.manifest.stored_range(chunk_index)[1] - 1
+                file.seek(last)
+                byte = file.read(1)[0]
+                file.seek(last)
+                file.write(bytes([byte ^ 1]))
         start, end = image.manifest.stored_range(3)
         with pytest.raises(ImageError, match=rf"3 of 20 chunks .* chunk 3 \(file bytes {start} to {end}\)"):
             verify_image(image, damaged=found.append, progress=lambda raw, stored: progress.append(raw))
