@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ghostcast.cli import library
 from ghostcast.cli.choose import ImageArgument, LibraryOption, choose_image
 from ghostcast.cli.match import MatchOption, apply_match
 from ghostcast.cli.progress import show_progress
@@ -339,8 +338,3 @@ def _damage_printer(json_lines: bool) -> Callable[[ChunkError], None]:
             print("more chunks are damaged; --json lists them all", file=sys.stderr)
 
     return show
-
-
-app.command("list", epilog=library.LIST_EXAMPLES)(library.list_images)
-app.command("label", epilog=library.LABEL_EXAMPLES)(library.label)
-app.command("delete", epilog=library.DELETE_EXAMPLES)(library.delete)

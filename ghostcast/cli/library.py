@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostcast.cli.choose import ImageArgument, LibraryOption, choose_image
-from ghostcast.cli.image import image_facts, parse_labels
+from ghostcast.cli.image import app, image_facts, parse_labels
 from ghostcast.cli.match import MatchOption, apply_match
 from ghostcast.cli.run import print_json, printable
 from ghostcast.cli.size import format_size
@@ -190,3 +190,8 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
     for *columns, last in rows:
         line = "  ".join([*(text.ljust(size) for text, size in zip(columns, widths, strict=True)), last]).rstrip()
         print(line if width is None or len(line) <= width else line[: width - 1] + "…")
+
+
+app.command("list", epilog=LIST_EXAMPLES)(list_images)
+app.command("label", epilog=LABEL_EXAMPLES)(label)
+app.command("delete", epilog=DELETE_EXAMPLES)(delete)

@@ -20,9 +20,14 @@ from protocol.errors import ExitStatus, GhostcastError
 # numpy's linear algebra is never used here; its threads would spin beside ours.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-COMMANDS = ("image", "send", "receive", "demo")
-"""In the order of the help. Command ``x`` is what ``ghostcast.cli.x`` calls ``x`` (a function, with ``EXAMPLES``), or
-``app`` (a group of commands)."""
+COMMANDS = {
+    "image": ("image", "library"),
+    "send": ("send",),
+    "receive": ("receive",),
+    "demo": ("demo",),
+}
+"""Command → the files in ``ghostcast.cli`` that make it, in the order of the help. The first one has either a function
+of the command's name, and its ``EXAMPLES``, or a group of commands ``app``, to which the others add theirs."""
 
 
 class _Commands(TyperGroup):
@@ -36,7 +41,7 @@ class _Commands(TyperGroup):
         """Load one; None if there is no such command."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"ghostcast.cli.{cmd_name}")
+        module, *_others = [importlib.import_module(f"ghostcast.cli.{file}") for file in COMMANDS[cmd_name]]
         mount = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
         if hasattr(module, "app"):
             mount.add_typer(module.app, name=cmd_name)
