@@ -20,6 +20,8 @@ class PeerState(enum.Enum):
     """Where one receiver stands. The last four are final, but a vanished receiver may come back."""
 
     RECEIVING = "receiving"
+    CHECKING = "checking"
+    """It looks for what its target holds already; what arrives meanwhile is taken."""
     FINISHING = "finishing"
     """Everything is written; the final flush is under way."""
     VERIFIED = "verified"
@@ -28,7 +30,7 @@ class PeerState(enum.Enum):
     REFUSED = "refused"
 
 
-LIVE_STATES = frozenset({PeerState.RECEIVING, PeerState.FINISHING})
+LIVE_STATES = frozenset({PeerState.RECEIVING, PeerState.CHECKING, PeerState.FINISHING})
 
 
 @dataclasses.dataclass(slots=True)
@@ -54,6 +56,8 @@ class Peer:
     """The lower loss of the last two intervals: one bad interval is a burst or a queue, not the link."""
     report: messages.Report | None = None
     done: messages.Done | None = None
+    wants_all: bool = True
+    """Nothing on its target is of use: it needs the whole image, and says so before it has the manifest."""
     replaced_incarnation: int | None = None
     """The start before this one: its JOINs may still be under way."""
 

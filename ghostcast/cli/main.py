@@ -24,6 +24,7 @@ COMMANDS = {
     "image": ("image", "library"),
     "send": ("send",),
     "receive": ("receive",),
+    "verify": ("verify",),
     "demo": ("demo",),
 }
 """Command → the files in ``ghostcast.cli`` that make it, in the order of the help. The first one has either a function

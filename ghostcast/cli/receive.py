@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ghostcast.cli.options import (
+    PORT_DEFAULT,
+    WAIT_MAX_S,
+    InterfaceName,
+    JsonLines,
+    Port,
+    ReportFile,
+    SessionName,
+    Ttl,
+)
 from ghostcast.cli.size import format_rate, format_size, parse_size
 from protocol import limits
 from protocol.errors import ExitStatus, GhostcastError, UsageError
@@ -33,30 +43,21 @@ def receive(
             metavar="TARGET", help="A disk, or a file. It is overwritten.", show_default=False, readable=False
         ),
     ],
-    session: Annotated[
-        str | None, typer.Option("--session", metavar="NAME", help="Which session.", show_default="the only one")
-    ] = None,
-    interface: Annotated[
-        str | None,
-        typer.Option(
-            "--interface", metavar="IF", help="Name or address.", show_default="the one with the default route"
-        ),
-    ] = None,
+    session: SessionName = None,
+    interface: InterfaceName = None,
     max_wait: Annotated[
         float | None,
         typer.Option(
             "--max-wait",
             metavar="S",
             min=0,
-            max=1e7,
+            max=WAIT_MAX_S,
             help="Give up if no session is found in S seconds.",
             show_default="for ever",
         ),
     ] = None,
-    port: Annotated[
-        int, typer.Option("--port", metavar="P", min=1, max=65535, help="UDP port.")
-    ] = limits.DISCOVERY_PORT,
-    ttl: Annotated[int, typer.Option("--ttl", min=0, max=255, help="Routers that a search may cross, plus one.")] = 1,
+    port: Port = PORT_DEFAULT,
+    ttl: Ttl = 1,
     memory: Annotated[
         int,
         typer.Option(
@@ -70,11 +71,8 @@ def receive(
     force: Annotated[
         bool, typer.Option("--force", help="Take an image whose match rule does not fit this machine.")
     ] = False,
-    report: Annotated[
-        Path | None,
-        typer.Option("--report", metavar="FILE", help="Write one JSON object about the run.", show_default=False),
-    ] = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")] = False,
+    report: ReportFile = None,
+    json_lines: JsonLines = False,
     inject_loss: Annotated[float, typer.Option("--inject-loss", min=0, max=0.9, hidden=True)] = 0.0,
 ) -> None:
     """Receive an image and write it to a disk or a file, every byte verified first.

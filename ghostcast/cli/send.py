@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostcast.cli.choose import ImageArgument, LibraryOption, choose_image
+from ghostcast.cli.options import PORT_DEFAULT, WAIT_MAX_S, InterfaceName, JsonLines, Port, ReportFile, Ttl
 from ghostcast.cli.size import format_rate, format_size, parse_rate, parse_size
 from protocol import limits
 from protocol.errors import ExitStatus, UsageError
@@ -57,12 +58,7 @@ def send(
             "--session", metavar="NAME", help="The name that receivers ask for.", show_default="the image's name"
         ),
     ] = None,
-    interface: Annotated[
-        str | None,
-        typer.Option(
-            "--interface", metavar="IF", help="Name or address.", show_default="the one with the default route"
-        ),
-    ] = None,
+    interface: InterfaceName = None,
     receivers: Annotated[
         int | None,
         typer.Option(
@@ -75,7 +71,7 @@ def send(
             "--max-wait",
             metavar="S",
             min=0,
-            max=1e7,
+            max=WAIT_MAX_S,
             help="Begin after S seconds with whoever is there; with nobody there, give up.",
             show_default="300",
         ),
@@ -90,10 +86,8 @@ def send(
             "--group", metavar="ADDR", help="Multicast group for the data.", show_default="made from the session"
         ),
     ] = None,
-    port: Annotated[
-        int, typer.Option("--port", metavar="P", min=1, max=65535, help="UDP port.")
-    ] = limits.DISCOVERY_PORT,
-    ttl: Annotated[int, typer.Option("--ttl", min=0, max=255, help="Routers that multicast may cross, plus one.")] = 1,
+    port: Port = PORT_DEFAULT,
+    ttl: Ttl = 1,
     fec: Annotated[
         str,
         typer.Option(
@@ -120,11 +114,8 @@ def send(
             help="Slices sent symbol by symbol in turn.",
         ),
     ] = limits.WINDOW_SLICES_DEFAULT,
-    report: Annotated[
-        Path | None,
-        typer.Option("--report", metavar="FILE", help="Write one JSON object about the run.", show_default=False),
-    ] = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")] = False,
+    report: ReportFile = None,
+    json_lines: JsonLines = False,
 ) -> None:
     """Send an image to everybody who joins the session.
 

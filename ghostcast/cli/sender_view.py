@@ -34,6 +34,7 @@ REFRESH_S = 0.25
 
 _STYLES = {
     PeerState.RECEIVING: "",
+    PeerState.CHECKING: "cyan",
     PeerState.FINISHING: "cyan",
     PeerState.VERIFIED: "green",
     PeerState.FAILED: "bold red",
@@ -46,6 +47,7 @@ _ATTENTION = {
     PeerState.VANISHED: 0,
     PeerState.REFUSED: 0,
     PeerState.RECEIVING: 1,
+    PeerState.CHECKING: 1,
     PeerState.FINISHING: 2,
     PeerState.VERIFIED: 3,
 }
