@@ -104,6 +104,29 @@ class Extents:
         released: list[int] = slices[self._users[slices] == 0].tolist()
         return released
 
+    def found(self, extents: Int64Array) -> tuple[Int64Array, list[int]]:
+        """These extents need not come after all.
+
+        Args:
+            extents: ``int64[n]``, ascending; those that are taken or done already are left as they are.
+        Returns:
+            The extents that were waited for until now, and the slices that nothing needs any more.
+        """
+        waiting = extents[np.frombuffer(self._state, np.uint8)[extents] == _WAITING]
+        if not len(waiting):
+            return waiting, []
+        for extent in waiting.tolist():
+            self._state[extent] = _DONE
+        self.pending_count -= len(waiting)
+        steps = np.zeros(len(self._users) + 1, np.int32)
+        np.add.at(steps, self._first[waiting], -1)
+        np.add.at(steps, self._stop[waiting], 1)
+        first, stop = int(self._first[waiting[0]]), int(self._stop[waiting[-1]])
+        steps = np.cumsum(steps[first:stop], dtype=np.int32)
+        self._users[first:stop] += steps
+        released: list[int] = (np.flatnonzero((steps < 0) & (self._users[first:stop] == 0)) + first).tolist()
+        return waiting, released
+
     def damaged(self, extent: int) -> list[int]:
         """A taken extent's bytes are wrong: it waits for all its slices again. Returns those slices."""
         assert self._state[extent] == _TAKEN

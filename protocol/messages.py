@@ -93,6 +93,8 @@ class Join(Message, frozen=True, array_like=True, tag=3):
     """Capacity in bytes, -1 for a file that can grow."""
     link_rate: U63
     """Bytes per second of the receiver's interface, 0 where unknown."""
+    wants_all: bool = True
+    """The target holds nothing: send everything. False: I shall ask for what I lack when I have looked."""
 
 
 class Welcome(Message, frozen=True, array_like=True, tag=4):
@@ -183,7 +185,9 @@ class Report(Message, frozen=True, array_like=True, tag=10):
     bytes_done: U63
     """Raw bytes verified and written, zero chunks included."""
     finishing: bool
-    """All is written; the final flush is under way."""
+    """All is written; the final flush, or the reading back, is under way."""
+    checking: bool = False
+    """The target is being compared with the manifest; nothing is asked for meanwhile."""
 
 
 class Done(Message, frozen=True, array_like=True, tag=11):

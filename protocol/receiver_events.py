@@ -42,6 +42,8 @@ class Identity:
     """Bytes, -1 for a file that can grow."""
     link_rate: int = 0
     """Bytes per second, 0 where unknown."""
+    wants_all: bool = True
+    """The target holds nothing: no need to wait for a request."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

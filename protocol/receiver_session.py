@@ -94,6 +94,8 @@ class ReceiverSession:
         self.drops = wire.Drops()
         self.counters = ReceivedCounters()
         self.bytes_done = 0
+        self.checking = False
+        """Whether the engine is still finding out what the target holds already: nothing is asked for until then."""
         self.backlog = 0.0
         """Share of the socket's buffer that waits to be fetched, as the engine measures it."""
         self.status: messages.Status | None = None
@@ -447,17 +449,24 @@ class ReceiverSession:
         else:
             item.assembly.mark_decoded(slice_index)
 
-    def manifest_known(self, manifest: Manifest, wanted: npt.NDArray[np.bool_], bytes_done: int) -> None:
-        """The manifest was received, checked and parsed, and the target was compared with it.
+    def manifest_known(
+        self, manifest: Manifest, wanted: npt.NDArray[np.bool_], bytes_done: int, *, checking: bool = False
+    ) -> None:
+        """The manifest was received, checked and parsed, or is known from a session before this one.
 
         Args:
             manifest: the parsed manifest.
-            wanted: ``bool[chunk_count]``: chunks whose bytes must come over the network.
+            wanted: ``bool[chunk_count]``: chunks that must come over the network, as far as is known.
             bytes_done: raw bytes of the chunks that need not: zero, unused or already right.
+            checking: the target is still being compared with the manifest. What arrives is used, but nothing of the
+                image is asked for before ``check_ended``; ``chunks_found`` says what need not come.
         """
         assert self.manifest is None
         self.manifest = manifest
         self.bytes_done = bytes_done
+        self.checking = checking
+        own = self._objects[limits.OBJECT_MANIFEST].assembly
+        own.unwant(np.zeros(own.partition.slice_count, np.bool_))
         item = self._objects[limits.OBJECT_IMAGE]
         item.extents = Extents(item.partition, manifest.stored_offsets, wanted)
         if item.extents.longest > item.assembly.slots:
@@ -473,6 +482,33 @@ class ReceiverSession:
         if self.state is ReceiverState.MANIFEST:
             self.state = ReceiverState.RECEIVING
         self._check_all_written()
+
+    def chunks_found(self, chunks: Int64Array) -> Int64Array:
+        """The target holds these chunks (ascending) already, byte for byte: they need not come.
+
+        Returns:
+            Those of them that had not arrived meanwhile.
+        """
+        assert self.manifest is not None
+        item = self._objects[limits.OBJECT_IMAGE]
+        assert item.extents is not None
+        found, released = item.extents.found(chunks)
+        if len(found):
+            start, stop = self.manifest.raw_range(int(found[-1]))  # only the last chunk may be a short one
+            self.bytes_done += (len(found) - 1) * self.manifest.chunk_size + stop - start
+        for slice_index in released:
+            item.reset_later.discard(slice_index)
+            if not item.assembly.busy(slice_index):  # what is being decoded is let go when that is done
+                item.assembly.release(slice_index)
+        self._check_all_written()
+        return found
+
+    def check_ended(self, now: int) -> None:
+        """All that the target holds was found: ask for the rest."""
+        self.checking = False
+        self._objects[limits.OBJECT_IMAGE].whole_due = True
+        if self.state is ReceiverState.RECEIVING:
+            self._scan(now)
 
     def extent_checked(self, object_id: int, extent: int, *, good: bool) -> None:
         """An ``ExtentReady`` was checked, and if good, written (or, for the manifest, parsed)."""
@@ -545,21 +581,28 @@ class ReceiverSession:
         self._scan_ns = None
         if self.receiver_index is None or self.state in (ReceiverState.FINISHING, ReceiverState.CONFIRMING):
             return
-        lacking = sum(item.assembly.missing_count for item in self._objects.values())
+        asked = self._asked_objects()
+        lacking = sum(item.assembly.missing_count for item in asked)
         if lacking:
             self._scan_ns = now + limits.SCAN_INTERVAL_NS
         if self._nack_ns is not None or not lacking:
             return
         closed = self._closed_sequence()
-        if any(len(item.open_deficits(closed, now)[0]) for item in self._objects.values()):
+        if any(len(item.open_deficits(closed, now)[0]) for item in asked):
             delay_ns = feedback.backoff_ns(self._rng, self._grtt_ns, self._receivers, self._feedback_scale)
             self._nack_ns = now + delay_ns
+
+    def _asked_objects(self) -> list[ReceiverObject]:
+        """Return the objects of which something may be asked for now."""
+        if self.checking:
+            return [self._objects[limits.OBJECT_MANIFEST]]
+        return list(self._objects.values())
 
     def _send_nacks(self, now: int) -> None:
         self._nack_ns = None
         assert self.receiver_index is not None
         closed = self._closed_sequence()
-        for item in self._objects.values():
+        for item in self._asked_objects():
             slices, deficits = item.open_deficits(closed, now)
             item.whole_due = False
             if not len(slices):
@@ -597,6 +640,7 @@ class ReceiverSession:
                 target=messages.clip(identity.target, limits.REASON_LENGTH_MAX),
                 target_size=identity.target_size,
                 link_rate=identity.link_rate,
+                wants_all=identity.wants_all,
             )
         )
         self._join_ns = now + self._join_retry_ns
@@ -623,6 +667,7 @@ class ReceiverSession:
                 drain_rate=measured.drain_rate,
                 bytes_done=self.bytes_done,
                 finishing=self.state is ReceiverState.FINISHING,
+                checking=self.checking,
             )
         )
         # Jittered by a quarter, so that a fleet that began together does not report together for ever.

@@ -67,7 +67,7 @@ class Schedule:
         Args:
             object_id: ``limits.OBJECT_*``.
             partition: how the object is cut.
-            wanted: ``bool[slice_count]``: slices that a blank receiver needs.
+            wanted: ``bool[slice_count]``: slices that a blank receiver needs; none of them, if all are to be asked for.
         """
         self.object_id = object_id
         self.partition = partition
@@ -78,6 +78,8 @@ class Schedule:
         self._rolling: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._cursor = 0
         self._pending = int(np.count_nonzero(self._need))
+        self._first_pass = self._pending > 0
+        """Whether the walk was ever told to serve everything; otherwise all is by request, and anything may be."""
         self.pass_index = 0
 
     @property
@@ -88,13 +90,24 @@ class Schedule:
     @property
     def first_pass_cursor(self) -> int:
         """Slices below it were sent at least once, or nobody needed them."""
-        first = self.pass_index == 0 and self._pending > 0
+        first = self._first_pass and self.pass_index == 0 and self._pending > 0
         return self._cursor if first else self.partition.slice_count
 
     @property
     def needed_symbols(self) -> int:
         """Symbols still to be sent as far as is known."""
         return int(self._need.sum(dtype=np.int64))
+
+    def require(self, wanted: npt.NDArray[np.bool_]) -> None:
+        """Need all of these slices whole, as if the schedule had begun with them; before anything was sent.
+
+        Args:
+            wanted: ``bool[slice_count]``: slices that a blank receiver needs.
+        """
+        symbols = self.partition.symbols_of(np.flatnonzero(wanted))
+        self._need[wanted] = symbols
+        self._pending = int(np.count_nonzero(self._need))
+        self._first_pass = self._pending > 0
 
     def request(
         self, slices: npt.NDArray[np.int64], deficits: npt.NDArray[np.int64], sequence: int

@@ -50,8 +50,10 @@ class SenderSession:
         image = Partition(parameters.stream_size, parameters.symbol_size, parameters.source_symbols)
         self.schedules = {
             limits.OBJECT_MANIFEST: Schedule(limits.OBJECT_MANIFEST, manifest, np.ones(manifest.slice_count, np.bool_)),
-            limits.OBJECT_IMAGE: Schedule(limits.OBJECT_IMAGE, image, wanted),
+            # Empty until the start: whether anybody needs everything shows only then.
+            limits.OBJECT_IMAGE: Schedule(limits.OBJECT_IMAGE, image, np.zeros(image.slice_count, np.bool_)),
         }
+        self._wanted = wanted
         self.sequence = 0
         self._transmits: collections.deque[Transmit] = collections.deque()
         self._events: collections.deque[Event] = collections.deque()
@@ -284,6 +286,7 @@ class SenderSession:
             target=message.target,
             target_size=message.target_size,
             link_rate=message.link_rate,
+            wants_all=message.wants_all,
             joined_ns=now,
             heard_ns=now,
         )
@@ -319,7 +322,7 @@ class SenderSession:
             self.fleet.revive(peer)
             peer.report = None
             peer.done = None
-            peer.target_size = message.target_size
+            peer.target_size, peer.wants_all = message.target_size, message.wants_all
             reason = self._refusal(peer)
             if reason:
                 self._finish_peer(peer, PeerState.REFUSED, reason, now)
@@ -402,6 +405,8 @@ class SenderSession:
 
     def _begin(self, now: int) -> None:
         self.state = SessionState.SENDING
+        if any(peer.live and peer.wants_all for peer in self.peers):
+            self.schedules[limits.OBJECT_IMAGE].require(self._wanted)
         for peer in self.peers:
             peer.heard_ns = now
         self._feedback.begin_rate(now)
@@ -456,7 +461,10 @@ class SenderSession:
         if not peer.live:
             self.drops.stale += 1
             return
-        peer.state = PeerState.FINISHING if message.finishing else PeerState.RECEIVING
+        if message.finishing:
+            peer.state = PeerState.FINISHING
+        else:
+            peer.state = PeerState.CHECKING if message.checking else PeerState.RECEIVING
         self._feedback.take_report(peer, message, self.sequence, now)
 
     # DEVIATES RFC 5740 §5.5.3: delivery is confirmed by each receiver's own DONE, after its disk is flushed, and

@@ -19,7 +19,7 @@ from tests.simulation.pair import SenderNode, UnmovedReceiverNode, World, make_i
 def test_a_late_joiner_is_served_what_it_missed_and_no_more() -> None:
     world = World(1, make_image(1, 200, zero=0), start=StartRule(receivers=1), rate=200_000.0, repair_symbols=0)
     world.receiver()
-    world.run_until(lambda: world.sender.session.schedules[1].first_pass_cursor > 0, limit_s=20)
+    world.run_until(lambda: world.sender.session.started, limit_s=20)
     count = world.sender.partitions[limits.OBJECT_IMAGE].slice_count
     world.run_until(lambda: world.sender.session.schedules[1].first_pass_cursor >= 0.6 * count, limit_s=20)
     world.receiver()

@@ -90,3 +90,24 @@ def test_an_object_without_chunks(size: int) -> None:
     table = Extents(Partition(size, 50, 2), np.array([0] if size == 0 else [0, 1]), np.zeros(size, np.bool_))
     assert table.pending_count == 0
     assert table.longest == 0
+
+
+def test_what_is_found_elsewhere_lets_its_slices_go() -> None:
+    table = extents()
+    found, released = table.found(np.array([0, 1]))
+    assert (found.tolist(), released) == ([0, 1], [0])  # slice 1 serves chunk 2 as well
+    found, released = table.found(np.array([0, 2, 3]))
+    assert (found.tolist(), released) == ([2, 3], [1, 2])
+    assert table.pending_count == 1
+    assert table.wanted_slices.tolist() == [False, False, False, True]
+    assert table.slice_ready(3) == [4]
+    assert table.done(4) == [3]
+
+
+def test_what_is_being_written_is_not_found_any_more() -> None:
+    table = extents()
+    table.slice_ready(0)
+    found, released = table.found(np.array([0]))
+    assert (found.tolist(), released) == ([], [])
+    assert table.done(0) == []
+    assert table.found(np.array([0, 1]))[0].tolist() == [1]

@@ -441,3 +441,67 @@ def test_a_long_identity_still_joins() -> None:
     assert session.poll_transmit() is not None
     session.fail("語" * 1000)
     assert session.outcome is Outcome.FAILED
+
+
+def check_begun() -> Desk:
+    """Return a receiver that looks through its target while the sender has nothing to send."""
+    desk = Desk()
+    desk.welcome()
+    desk.cursor = CHUNKS
+    desk.window(MANIFEST, [0], [0, 1])
+    desk.manifest_sent = True
+    desk.events()
+    desk.session.extent_checked(MANIFEST, 0, good=True)
+    desk.session.manifest_known(manifest(), np.ones(CHUNKS, np.bool_), 0, checking=True)
+    desk.status()
+    desk.pass_time(200 * MS)
+    assert desk.needs() == {}
+    return desk
+
+
+def test_nothing_is_asked_for_while_the_target_is_being_looked_through() -> None:
+    desk = check_begun()
+    desk.pass_time(limits.SECOND_NS)
+    desk.status()
+    desk.pass_time(limits.SECOND_NS)
+    reports = desk.said(messages.Report)
+    assert reports
+    assert all(isinstance(report, messages.Report) and report.checking for report in reports)
+    assert desk.session.chunks_found(np.array([0, 2])).tolist() == [0, 2]
+    desk.session.check_ended(desk.now)
+    desk.pass_time(10 * MS)
+    assert desk.needs() == {1: K, 3: K, 4: K}
+    assert desk.session.bytes_done == 2 * 4096
+
+
+def test_what_comes_while_the_target_is_looked_through_is_taken() -> None:
+    desk = check_begun()
+    desk.window(IMAGE, [1], list(range(K)))
+    assert desk.events(ExtentReady) == [ExtentReady(IMAGE, 1)]
+    assert desk.session.chunks_found(np.arange(CHUNKS)).tolist() == [0, 2, 3, 4]
+    assert desk.events(AllWritten) == []
+    desk.session.extent_checked(IMAGE, 1, good=True)
+    assert desk.events() == [AllWritten()]
+    assert desk.session.bytes_done == CHUNKS * 4096
+
+
+def test_a_slice_that_is_being_decoded_is_let_go_afterwards() -> None:
+    desk = check_begun()
+    desk.window(IMAGE, [2], [*range(1, K), K])
+    assert desk.events() == [SliceToDecode(IMAGE, 2)]
+    desk.session.chunks_found(np.arange(CHUNKS))
+    desk.session.slice_decoded(IMAGE, 2)
+    assert desk.session.assembly(IMAGE).fill == 0
+    assert desk.session.assembly(IMAGE).complete_slices() == []
+
+
+def test_a_manifest_that_is_known_already_is_not_asked_for() -> None:
+    desk = Desk()
+    desk.session.manifest_known(manifest(), np.arange(CHUNKS) == 1, 4 * 4096)
+    desk.welcome()
+    desk.cursor, desk.manifest_sent = CHUNKS, True
+    desk.status()
+    desk.pass_time(10 * MS)
+    assert desk.needs() == {1: K}
+    desk.window(MANIFEST, [0], [0, 1])
+    assert desk.events(ExtentReady) == []

@@ -196,3 +196,20 @@ def test_an_object_without_needs_has_no_window(slice_count: int) -> None:
     assert plan.poll_window(4, 0, surplus(0)) is None
     assert plan.first_pass_cursor == slice_count
     assert plan.needed_symbols == 0
+
+
+def test_what_is_required_late_is_a_first_pass_like_any_other() -> None:
+    plan = schedule(wanted=[])
+    assert (plan.pending, plan.first_pass_cursor) == (False, 10)
+    plan.require(np.arange(10) >= 4)
+    assert plan.first_pass_cursor == 0
+    windows, _sequence = drain(plan)
+    assert [window.slices.tolist() for window in windows] == [[4, 5, 6, 7], [8, 9]]
+
+
+def test_where_all_is_by_request_anything_may_be_asked_for_at_any_time() -> None:
+    plan = schedule(wanted=[])
+    assert ask(plan, {1: K, 8: K}, 0) == {1: K, 8: K}
+    assert plan.first_pass_cursor == 10
+    windows, _sequence = drain(plan, size=1)
+    assert [window.slices.tolist() for window in windows] == [[1], [8]]

@@ -406,3 +406,34 @@ def test_no_bytes_make_it_raise(seed: int) -> None:
             desk.session.receive_datagram(datagram, ("10.0.0.0", 5000), desk.now)
         desk.session.poll_window(desk.now)
     assert dataclasses.asdict(desk.session.drops)["foreign"] > 0
+
+
+def test_nothing_of_the_image_is_sent_that_nobody_needs() -> None:
+    desk = Desk(StartRule(receivers=2))
+    for who in range(2):
+        desk.tell(messages.Join(bytes([who] * 16), 1, f"host{who}", "/dev/x", -1, 0, wants_all=False), who)
+    assert desk.session.started
+    desk.send_all()
+    assert desk.session.state is SessionState.IDLE
+    assert not desk.session.schedules[limits.OBJECT_IMAGE].needed_symbols
+    desk.mail()
+    desk.pass_time(limits.STATUS_INTERVAL_NS)
+    (status, *_more) = desk.said(messages.Status)
+    assert isinstance(status, messages.Status)
+    assert status.cursor == SLICES
+    desk.tell(messages.Report(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, False, checking=True), 0)
+    assert [peer.state for peer in desk.session.peers] == [PeerState.CHECKING, PeerState.RECEIVING]
+    desk.nack([(3, 1, K)], who=1)
+    window = desk.session.poll_window(desk.now)
+    assert window is not None
+    assert window.slices.tolist() == [3]
+    desk.done(0)
+    desk.done(1)
+    assert desk.session.ended is EndReason.COMPLETE
+
+
+def test_one_that_needs_everything_is_enough_to_send_everything() -> None:
+    desk = Desk(StartRule(receivers=2))
+    desk.tell(messages.Join(bytes(16), 1, "host0", "/dev/x", -1, 0, wants_all=False), 0)
+    desk.join(1)
+    assert desk.session.schedules[limits.OBJECT_IMAGE].needed_symbols == SLICES * K
