@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import heapq
-import itertools
 import random
 from collections.abc import Callable
 from typing import Protocol
@@ -17,6 +15,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ghostcast.simulation.clock import Clock
+from ghostcast.simulation.link import REORDER_DISTANCE
 from protocol import messages, wire
 
 Address = tuple[str, int]
@@ -27,48 +27,6 @@ Payloads = npt.NDArray[np.uint8]
 
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
-
-SPIN_MAX = 20_000
-"""Calls at one and the same instant beyond which somebody must be spinning."""
-
-REORDER_DISTANCE = 30
-"""How many datagrams one may be overtaken by: less than what the receiver waits for before it calls a gap a loss."""
-
-
-class StuckError(AssertionError):
-    """Nothing happens any more, or it goes on for ever."""
-
-
-class Clock:
-    """Virtual nanoseconds and what is to happen at which of them."""
-
-    def __init__(self) -> None:
-        self.now = 5 * SECOND
-        self._calls: list[tuple[int, int, Callable[[], None]]] = []
-        self._order = itertools.count()
-
-    def at(self, when: int, call: Callable[[], None]) -> None:
-        """Have ``call`` called at an instant; calls for one instant keep the order in which they were asked for."""
-        heapq.heappush(self._calls, (max(when, self.now), next(self._order), call))
-
-    def after(self, delay_ns: int, call: Callable[[], None]) -> None:
-        """Have ``call`` called later."""
-        self.at(self.now + delay_ns, call)
-
-    def run(self, over: Callable[[], bool], limit_ns: int) -> None:
-        """Run until ``over()``; raises ``StuckError`` at ``limit_ns``, when nothing is left, or when time stands."""
-        deadline, here = self.now + limit_ns, 0
-        while not over():
-            if not self._calls:
-                raise StuckError("nothing is left to happen, and it is not over")
-            when, _order, call = heapq.heappop(self._calls)
-            if when > deadline:
-                raise StuckError(f"not over after {limit_ns / SECOND:g} s of virtual time")
-            here = here + 1 if when == self.now else 0
-            if here > SPIN_MAX:
-                raise StuckError("time stands still: somebody asks to be called again at once, for ever")
-            self.now = when
-            call()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

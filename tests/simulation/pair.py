@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ghostcast.fec.kernel import load_kernel
+from ghostcast.simulation.clock import Alarm, Clock
+from ghostcast.simulation.source import WINDOWS_UNDER_WAY, stamp, window_headers
 from protocol import limits, messages, wire
 from protocol.discovery import Discovery
 from protocol.extents import Extents
@@ -43,7 +45,6 @@ from tests.simulation.network import (
     PERFECT,
     SECOND,
     Address,
-    Clock,
     Faults,
     Headers,
     Network,
@@ -52,9 +53,6 @@ from tests.simulation.network import (
 
 BATCH_DATAGRAMS = 48
 """Datagrams that go out and come in together: one segmentation batch."""
-
-WINDOWS_UNDER_WAY = 3
-"""Windows planned ahead, as the sending engine does."""
 
 SYMBOL_SIZE = 64
 
@@ -142,51 +140,6 @@ class ObjectSymbols:
         return self._slices[slice_index]
 
 
-def window_headers(session_id: int, partition: Partition, window: Window) -> Headers:
-    """Return the headers of a window's datagrams in wire order, send times still zero."""
-    row, ordinal = window.wire_order()
-    count = len(row)
-    headers = np.zeros(count, wire.DATA_HEADER)
-    headers["magic"] = wire.MAGIC
-    headers["version"] = wire.VERSION
-    headers["kind"] = wire.KIND_DATA
-    headers["session"] = session_id
-    headers["sequence"] = (window.first_sequence + np.arange(count)) & 0xFFFFFFFF
-    headers["slice"] = window.slices[row]
-    headers["window_left"] = count - 1 - np.arange(count)
-    headers["object"] = window.object_id
-    headers["esi"] = partition.esi(window.positions[row] + ordinal, partition.symbols_of(window.slices)[row])
-    return headers
-
-
-def stamp(datagram: bytes, now: int) -> bytes:
-    """Return a control datagram with its send time filled in."""
-    sent_us = (now // 1000 & 0xFFFFFFFF).to_bytes(4, "big")
-    return datagram[: wire.SENT_US_OFFSET] + sent_us + datagram[wire.SENT_US_OFFSET + 4 :]
-
-
-class _Alarm:
-    """One pending wake-up of a node, moved as its machine asks."""
-
-    def __init__(self, clock: Clock, call: Callable[[], None]) -> None:
-        self._clock = clock
-        self._call = call
-        self._due: int | None = None
-
-    def set(self, when: int | None) -> None:
-        """Be called at ``when`` at the latest."""
-        if when is None or (self._due is not None and self._due <= max(when, self._clock.now)):
-            return
-        due = self._due = max(when, self._clock.now)
-
-        def ring() -> None:
-            if self._due == due:
-                self._due = None
-                self._call()
-
-        self._clock.at(due, ring)
-
-
 class SenderNode:
     """The sending engine, without threads: plans, lays out, paces."""
 
@@ -252,7 +205,7 @@ class SenderNode:
         self._line: collections.deque[bytes | tuple[Headers, Payloads, bool]] = collections.deque()
         self._windows_under_way = 0
         self._pumping = False
-        self._alarm = _Alarm(self.clock, self.turn)
+        self._alarm = Alarm(self.clock, self.turn)
         network.nodes.append(self)
         self.clock.after(0, self.turn)
 
@@ -411,7 +364,7 @@ class ReceiverNode:
         self._memory: dict[int, Memory] = {}
         self._rng = random.Random(f"{host} {incarnation} {network.rng.random()}")
         self._worker_free_ns = 0
-        self._alarm = _Alarm(self.clock, self.turn)
+        self._alarm = Alarm(self.clock, self.turn)
         network.nodes.append(self)
         self.clock.after(born_ns, self._born)
 

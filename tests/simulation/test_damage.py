@@ -11,12 +11,13 @@ import random
 import numpy as np
 import pytest
 
+from ghostcast.simulation import StuckError
 from protocol import limits, messages, wire
 from protocol.fleet import PeerState
 from protocol.receiver_events import Outcome
 from protocol.sender_events import StartRule
 from protocol.sender_session import SenderSession
-from tests.simulation.network import SECOND, Faults, Headers, Payloads, StuckError
+from tests.simulation.network import SECOND, Faults, Headers, Payloads
 from tests.simulation.pair import World, make_image
 
 
