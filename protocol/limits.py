@@ -28,6 +28,8 @@ LABEL_COUNT_MAX = 64
 LABEL_LENGTH_MAX = 1024
 MATCH_PATTERN_COUNT_MAX = 16  # of one part of a match rule: models of a fleet that share one image
 MATCH_LENGTH_MAX = 128  # DMI strings have at most 64 characters by habit
+VOLUME_COUNT_MAX = 256  # partitions that a manifest describes: GPT tables have 128 entries
+GPT_ENTRIES_SIZE = 16 * KIB  # what every GPT reserves for its entries (UEFI 5.3.1), once at each end of the disk
 
 DIGEST_SIZE = 32  # BLAKE3-256
 IMAGE_ID_SIZE = 16

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol import limits
+from protocol.disk import Disk, check_disk
 from protocol.errors import ImageError
 from protocol.match import ANY_MACHINE, MatchRule
 
@@ -28,7 +29,10 @@ FLAG_ZERO = 0x01
 """The chunk's raw bytes are all zero: never requested; the receiver punches or zeroes its range."""
 
 FLAG_UNUSED = 0x02
-"""No file system uses the chunk: never requested, and its range on the target is left alone."""
+"""No file system uses the chunk: never requested, and its range on the target is left alone.
+
+Blocks that nothing uses within other chunks are zeros there, and written as such: what a digest covers is what a
+restored target holds."""
 
 FLAGS_KNOWN = FLAG_ZERO | FLAG_UNUSED
 
@@ -66,6 +70,7 @@ class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
     raw_digests: bytes
     flags: bytes
     match: MatchRule | None = None
+    disk: Disk | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,6 +95,13 @@ class Manifest:
     """``uint8[chunk_count]``: ``FLAG_*``."""
     match: MatchRule = ANY_MACHINE
     """Which machines the image is meant for; every receiver holds itself to it."""
+    disk: Disk | None = None
+    """Partitions and file systems; None for images of bytes that nobody looked into."""
+
+    @property
+    def target_size_min(self) -> int:
+        """Size in bytes of the smallest target that takes the image."""
+        return self.raw_size if self.disk is None else self.disk.smallest_size
 
     @property
     def chunk_count(self) -> int:
@@ -139,6 +151,7 @@ class Manifest:
                 raw_digests=self.raw_digests.tobytes(),
                 flags=self.flags.tobytes(),
                 match=self.match or None,
+                disk=self.disk,
             )
         )
 
@@ -182,6 +195,9 @@ class Manifest:
                 )
         stored_sizes = np.frombuffer(document.stored_sizes, "<u4").astype(np.uint32)
         flags = np.frombuffer(document.flags, np.uint8)
+        if document.disk is not None:
+            transferred = (flags & (FLAG_ZERO | FLAG_UNUSED)) == 0
+            check_disk(document.disk, document.raw_size, chunk_size, transferred)
         if chunk_count:
             if int(stored_sizes.min()) == 0:
                 raise ImageError(f"the manifest gives chunk {int(stored_sizes.argmin())} a frame of no bytes")
@@ -206,6 +222,7 @@ class Manifest:
             raw_digests=np.frombuffer(document.raw_digests, np.uint8).reshape(chunk_count, limits.DIGEST_SIZE),
             flags=flags,
             match=document.match or ANY_MACHINE,
+            disk=document.disk,
         )
 
 

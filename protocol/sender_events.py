@@ -50,6 +50,8 @@ class SessionParameters:
     manifest_size: int
     stream_size: int
     raw_size: int
+    target_size_min: int
+    """Bytes of the smallest target that the image fits on."""
     symbol_size: int
     group: int
     port: int

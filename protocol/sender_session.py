@@ -338,9 +338,9 @@ class SenderSession:
 
     def _refusal(self, peer: Peer) -> str:
         """Return why a receiver cannot take part, or an empty string."""
-        if 0 <= peer.target_size < self.parameters.raw_size:
+        if 0 <= peer.target_size < self.parameters.target_size_min:
             return (
-                f"the target has {peer.target_size} bytes, the image needs {self.parameters.raw_size}: "
+                f"the target has {peer.target_size} bytes, the image needs {self.parameters.target_size_min}: "
                 f"use a larger target than {peer.target}"
             )
         if peer.index >= limits.RECEIVERS_MAX:

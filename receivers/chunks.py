@@ -7,8 +7,10 @@ frame it came from matched the digest in the manifest, and the manifest itself m
 from __future__ import annotations
 
 import dataclasses
+import functools
 import mmap
 import threading
+from collections.abc import Callable
 
 import blake3
 import numpy as np
@@ -16,6 +18,7 @@ import numpy.typing as npt
 
 from ghostcast.image.frame import FrameDecoder
 from ghostcast.image.target import Target
+from ghostcast.image.unused import Unused, treat_unused
 from protocol import limits
 from protocol.assembly import Assembly
 from protocol.errors import ImageError
@@ -129,12 +132,22 @@ class ChunkWriter:
 
     def zero(self, chunks: npt.NDArray[np.int64]) -> None:
         """Make the raw ranges of these chunks (ascending) read as zeros, neighbours together."""
+        self._each_range(chunks, self._target.zero)
+
+    def treat_unused(self, choice: Unused) -> None:
+        """Do with the ranges that no file system uses as was chosen."""
+        if choice is not Unused.KEEP:
+            chunks = np.flatnonzero(self._manifest.flags & FLAG_UNUSED)
+            self._each_range(chunks, functools.partial(treat_unused, self._target, choice))
+
+    def _each_range(self, chunks: npt.NDArray[np.int64], write: Callable[[int, int], None]) -> None:
+        """Call ``write`` with offset and size of the raw ranges of these chunks (ascending), neighbours together."""
         if not len(chunks):
             return
         for run in np.split(chunks, np.flatnonzero(np.diff(chunks) != 1) + 1):
             start, stop = self._manifest.raw_range(int(run[0]))[0], self._manifest.raw_range(int(run[-1]))[1]
             for offset in range(start, stop, ZERO_RANGE_SIZE_MAX):
-                self._target.zero(offset, min(ZERO_RANGE_SIZE_MAX, stop - offset))
+                write(offset, min(ZERO_RANGE_SIZE_MAX, stop - offset))
 
     def _worker(self) -> _Worker:
         worker: _Worker | None = getattr(self._local, "worker", None)

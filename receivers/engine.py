@@ -24,7 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ghostcast.fec.kernel import load_kernel
+from ghostcast.image.fit import Fit
 from ghostcast.image.target import Target
+from ghostcast.image.unused import Unused
 from ghostcast.net import sockets
 from ghostcast.net.control import ControlEndpoint
 from ghostcast.net.ingest import Batch, BatchReceiver
@@ -70,6 +72,10 @@ class ReceiveOptions:
     pool_size: int = limits.POOL_SIZE_DEFAULT
     force: bool = False
     """Take an image whose match rule does not fit this machine."""
+    unused: Unused = Unused.KEEP
+    """What becomes of the ranges of the target that no file system uses."""
+    grow: bool = False
+    """Make the last partition as large as the target allows."""
     inject_loss: float = 0.0
     """Share of data datagrams to throw away on arrival: for the demo and for tests, never for real use."""
 
@@ -120,7 +126,8 @@ class _Zeroed:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Flushed:
-    pass
+    notes: list[str]
+    """How the disk was fitted to the target."""
 
 
 _Result = _SliceDecoded | _ManifestRead | _ChunkChecked | _Zeroed | _Flushed
@@ -352,6 +359,7 @@ class _Ingest:
         self._codec = Codec(Code(announce.source_symbols), load_kernel())
         self._workers: WorkerPool[_Result] = WorkerPool(worker_count(), self.wake)
         self._writer: ChunkWriter | None = None
+        self._fit: Fit | None = None
         self._zeroing = False
         self._all_written = False
         self._paused = False
@@ -529,6 +537,8 @@ class _Ingest:
                 self._zeroing = False
                 self._flush_when_ready()
             case _Flushed():
+                for note in result.notes:
+                    self._tell(functools.partial(self._engine.observer.warning, note))
                 session.flushed(now)
             case GhostcastError():
                 self._give_up(result)
@@ -541,7 +551,9 @@ class _Ingest:
         data_size = sum_of_raw(manifest, manifest.transferred)
         try:
             self._hold_to_rule(manifest)
-            target.require(manifest.raw_size, data_size)
+            target.require(manifest.target_size_min, data_size)
+            self._fit = Fit(target, manifest, grow=self._engine.options.grow)
+            self._fit.check()
             self._writer = writer = ChunkWriter(target, manifest)
         except TargetError as error:
             self._give_up(error)
@@ -549,9 +561,11 @@ class _Ingest:
         self._engine.manifest = manifest
         zeros = zero_chunks(manifest)
         self._zeroing = True
+        unused = self._engine.options.unused
 
         def job() -> _Result:
             writer.zero(zeros)
+            writer.treat_unused(unused)
             return _Zeroed()
 
         self._workers.submit(job)
@@ -575,11 +589,12 @@ class _Ingest:
     def _flush_when_ready(self) -> None:
         if self._all_written and not self._zeroing:
             assert self._engine.manifest is not None
-            target, raw_size = self._engine.target, self._engine.manifest.raw_size
+            target, raw_size, fit = self._engine.target, self._engine.manifest.raw_size, self._fit
+            assert fit is not None
 
             def job() -> _Result:
                 target.finish(raw_size)
-                return _Flushed()
+                return _Flushed(fit.apply())
 
             self._workers.submit(job)
 

@@ -21,6 +21,7 @@ from ghostcast.cli.match import MatchOption, apply_match
 from ghostcast.cli.progress import show_progress
 from ghostcast.cli.run import print_json, printable
 from ghostcast.cli.size import format_rate, format_size, parse_size
+from ghostcast.image.unused import Unused
 from protocol import limits
 from protocol.errors import GhostcastError, ImageError, UsageError
 from protocol.match import ANY_MACHINE, describe
@@ -98,13 +99,22 @@ def create(
         str | None,
         typer.Option("--architecture", help="What the disk's system runs on.", show_default="this machine's"),
     ] = None,
+    raw_blocks: Annotated[
+        bool, typer.Option("--raw", help="Store every block, whatever the file systems use.")
+    ] = False,
+    allow_mounted: Annotated[
+        bool, typer.Option("--allow-mounted", help="Read a disk that is in use; what is in use is stored whole.")
+    ] = False,
     force: _Force = False,
     json_lines: _Json = False,
 ) -> None:
     """Make an image of a disk.
 
+    Blocks that its file systems do not use are left out: ext2/3/4, XFS, btrfs, FAT, exFAT, NTFS and F2FS are understood
+    where partclone is installed; for partitions in a file, root is needed too. All else is stored byte by byte.
+
     Without IMAGE it goes into the library, as the next version of --name. It appears under its name when it is complete
-    and flushed; zstd -d restores it too. A mounted disk is read as it is at the moment: take one that is not in use.
+    and flushed; zstd -d restores it too.
     """
     import platform
 
@@ -124,9 +134,10 @@ def create(
         match=apply_match(ANY_MACHINE, match or []),
     )
     with RawSource.open(source) as raw:
-        if raw.use is not None:
-            print(f"warning: {raw.use}, or the image may catch it half-written", file=sys.stderr)
+        if raw.use is not None and not allow_mounted:
+            raise UsageError(f"{source}: {raw.use}, or use --allow-mounted: the image may catch it half-written")
         start = time.monotonic()
+        _warn([] if raw_blocks else raw.look(), json_lines)
         path = image or Library(library).reserve(name or "").path
         with show_progress("create", raw.size, json_lines) as progress:
             manifest = create_image(raw, path, options, force=force, progress=progress)
@@ -234,6 +245,13 @@ def extract(
         Path, typer.Argument(metavar="TARGET", help="A disk, or a file to make.", show_default=False, readable=False)
     ],
     library: LibraryOption = None,
+    unused: Annotated[
+        Unused,
+        typer.Option("--unused", help="What becomes of blocks of a disk that no file system of the image uses."),
+    ] = Unused.KEEP,
+    grow: Annotated[
+        bool, typer.Option("--grow", help="Make the last partition and its file system as large as the disk.")
+    ] = False,
     force: _Force = False,
     json_lines: _Json = False,
 ) -> None:
@@ -252,8 +270,17 @@ def extract(
         manifest = opened.manifest
         start = time.monotonic()
         with show_progress("extract", manifest.raw_size, json_lines) as progress:
-            extract_image(opened, target, force=force, progress=progress)
+            notes = extract_image(opened, target, force=force, unused=unused, grow=grow, progress=progress)
+    _warn(notes, json_lines)
     _finish("extracted", target, path, manifest, start, json_lines)
+
+
+def _warn(texts: list[str], json_lines: bool) -> None:
+    for text in texts:
+        if json_lines:
+            print_json({"event": "warning", "text": text})
+        else:
+            print(f"note: {printable(text)}", file=sys.stderr)
 
 
 def _check_destination(image: Path | None, name: str | None, library: Path | None) -> None:

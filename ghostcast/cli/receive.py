@@ -18,6 +18,7 @@ from ghostcast.cli.options import (
     Ttl,
 )
 from ghostcast.cli.size import format_rate, format_size, parse_size
+from ghostcast.image.unused import Unused
 from protocol import limits
 from protocol.errors import ExitStatus, GhostcastError, UsageError
 
@@ -69,7 +70,15 @@ def receive(
         ),
     ] = limits.POOL_SIZE_DEFAULT,
     force: Annotated[
-        bool, typer.Option("--force", help="Take an image whose match rule does not fit this machine.")
+        bool,
+        typer.Option("--force", help="Take an image whose match rule does not fit this machine."),
+    ] = False,
+    unused: Annotated[
+        Unused,
+        typer.Option("--unused", help="What becomes of blocks that no file system of the image uses."),
+    ] = Unused.KEEP,
+    grow: Annotated[
+        bool, typer.Option("--grow", help="Make the last partition and its file system as large as the disk.")
     ] = False,
     report: ReportFile = None,
     json_lines: JsonLines = False,
@@ -106,6 +115,8 @@ def receive(
             max_wait_ns=None if max_wait is None else round(max_wait * limits.SECOND_NS),
             pool_size=memory,
             force=force,
+            unused=unused,
+            grow=grow,
             inject_loss=inject_loss,
         )
         opened = Target.open(target, raw_size=None)

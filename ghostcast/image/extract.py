@@ -18,10 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from ghostcast.image import layout
+from ghostcast.image.fit import Fit
 from ghostcast.image.frame import FrameDecoder
 from ghostcast.image.pipeline import Progress, ordered
 from ghostcast.image.reader import ImageFile
 from ghostcast.image.target import Target
+from ghostcast.image.unused import Unused, treat_unused
 from protocol.errors import ImageError, TargetError
 from protocol.manifest import FLAG_UNUSED, FLAG_ZERO, Manifest
 
@@ -43,17 +45,24 @@ def extract_image(
     path: Path,
     *,
     force: bool = False,
+    unused: Unused = Unused.KEEP,
+    grow: bool = False,
     progress: Progress | None = None,
     worker_count: int | None = None,
-) -> None:
+) -> list[str]:
     """Restore ``image`` to ``path``.
 
     Args:
         image: an open image.
         path: a block device, written in place; or a file, which appears when it is complete.
         force: replace a file that is there already. A device needs no force.
+        unused: what becomes of the ranges that no file system uses.
+        grow: make the last partition as large as the device allows.
         progress: called after each run of chunks.
         worker_count: threads that decompress and write; one a core unless told.
+
+    Returns:
+        what a person should know about how the disk was fitted to the target.
 
     Raises:
         TargetError: the target was refused, or writing failed.
@@ -61,9 +70,11 @@ def extract_image(
     """
     manifest = image.manifest
     with _open_target(image, path, force) as target:
-        target.require(manifest.raw_size, _data_size(manifest))
+        fit = Fit(target, manifest, grow=grow)
+        target.require(manifest.target_size_min, _data_size(manifest))
+        fit.check()
         target.begin(manifest.raw_size)
-        restore = _Restore(image, target, progress, worker_count)
+        restore = _Restore(image, target, unused, progress, worker_count)
         try:
             if target.is_block_device and manifest.chunk_count and not manifest.flags[0] & FLAG_UNUSED:
                 # The start of the disk comes last, when all else is on it: no partition table, no half-restored system.
@@ -78,14 +89,23 @@ def extract_image(
                 raise ImageError(f"{error}; {path} is written in part only and starts with zeros") from error
             raise
         target.finish(manifest.raw_size)
+        return fit.apply()
 
 
 class _Restore:
     """Copies runs of chunks, on all cores, and counts what is done."""
 
-    def __init__(self, image: ImageFile, target: Target, progress: Progress | None, worker_count: int | None) -> None:
+    def __init__(
+        self,
+        image: ImageFile,
+        target: Target,
+        unused: Unused,
+        progress: Progress | None,
+        worker_count: int | None,
+    ) -> None:
         self._image = image
         self._target = target
+        self._unused = unused
         self._progress = progress
         self._worker_count = worker_count
         self._raw_done = 0
@@ -113,7 +133,10 @@ class _Restore:
             if run.flag == FLAG_ZERO:
                 if self._target.is_block_device:  # a new file is one hole already
                     self._target.zero(offset, size)
-            elif run.flag != FLAG_UNUSED:
+            elif run.flag == FLAG_UNUSED:
+                if self._target.is_block_device:  # a new file is one hole already
+                    treat_unused(self._target, self._unused, offset, size)
+            else:
                 page_aligned[:size] = self._image.read_chunk(run.chunk_start, decoder)
                 self._target.write(offset, page_aligned[:size], run.chunk_start)
                 self._target.start_writeback(offset, size)
@@ -128,7 +151,7 @@ def _open_target(image: ImageFile, path: Path, force: bool) -> Target:
     except OSError:
         return Target.open_replacement(path)  # missing, or refused there with the reason
     if not stat.S_ISREG(status.st_mode):
-        return Target.open(path, raw_size=image.manifest.raw_size)
+        return Target.open(path, raw_size=image.manifest.target_size_min)
     if os.path.samestat(status, os.fstat(image.fileno())):
         raise TargetError(f"{path}: is the image itself; name another file for the disk")
     if not force:

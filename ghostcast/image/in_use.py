@@ -50,6 +50,16 @@ def file_use(file: os.stat_result) -> str | None:
     return None
 
 
+def file_mount(file: os.stat_result) -> str | None:
+    """Say who mounts a regular file, or uses it as a disk, by way of a loop device; None if nobody does."""
+    for loop, status in _loops():
+        if os.path.samestat(status, file):
+            with contextlib.suppress(OSError):
+                if use := device_use(os.stat(loop).st_rdev):
+                    return f"it is attached as {loop}, and {use}"
+    return None
+
+
 def is_read_only(device: int) -> bool:
     """Tell whether the kernel refuses writes to a block device (a switch on the card, ``blockdev --setro``)."""
     try:

@@ -8,28 +8,31 @@ read, or that fails to read, never makes an image.
 from __future__ import annotations
 
 import errno
-import fcntl
+import itertools
 import os
 import platform
 import select
 import stat
-import struct
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import msgspec
+import numpy as np
+
+from ghostcast.disk import kernel
+from ghostcast.disk.survey import InUse, Survey, block_device_in_use, spare_range, survey
+from ghostcast.disk.usage import NO_RANGES
 from ghostcast.image import in_use
 from protocol import limits
+from protocol.disk import Disk
 from protocol.errors import ImageError, UsageError
 from protocol.manifest import Source
 
 STREAM_PATH = Path("-")
 """Standard input."""
-
-_BLKSSZGET = 0x1268
-"""ioctl: logical sector size of a block device, an ``int`` (linux/fs.h)."""
 
 _STREAM_POLL_MS = 200
 """How long a read of a silent stream goes on after the image was given up."""
@@ -46,7 +49,9 @@ class Block:
     """Raw size of each chunk of the block, in bytes; only the source's last chunk is a short one."""
     chunk_count: int
     data: bytes | bytearray | None
-    """The raw bytes of the one chunk; None for holes, which were not even read."""
+    """The raw bytes of the one chunk; None for holes and unused chunks, which were not even read."""
+    unused: bool = False
+    """Whether no file system uses any byte of it."""
 
 
 class RawSource:
@@ -61,9 +66,13 @@ class RawSource:
         """Bytes; None for a stream, which is as long as it is."""
         self.sector_size = sector_size
         """Logical sector size in bytes; 0 where the source has none."""
-        self.use = in_use.device_use(os.fstat(descriptor).st_rdev) if kind == "block device" else None
-        """Who uses a block device, and so may write to it while it is read; None if nobody does."""
+        self.use = self._find_use(descriptor)
+        """Who uses a device, or a file as one, and so may write to it while it is read; None if nobody does."""
         self._descriptor = descriptor
+        self._disk: Disk | None = None
+        self._free = NO_RANGES
+        self._spare = (0, 0)
+        self._spare_used = False
 
     @classmethod
     def open(cls, path: Path) -> RawSource:
@@ -87,7 +96,7 @@ class RawSource:
                 return cls(path, descriptor, "file", os.fstat(descriptor).st_size, 0)
             if stat.S_ISBLK(mode):
                 size = os.lseek(descriptor, 0, os.SEEK_END)
-                return cls(path, descriptor, "block device", size, _sector_size(descriptor))
+                return cls(path, descriptor, "block device", size, kernel.sector_size(descriptor))
             if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
                 return cls(path, descriptor, "stream", None, 0)
         except BaseException:
@@ -131,6 +140,43 @@ class RawSource:
             labels=labels,
         )
 
+    def _find_use(self, descriptor: int) -> str | None:
+        status = os.fstat(descriptor)
+        if self.kind == "block device":
+            return in_use.device_use(status.st_rdev)
+        return in_use.file_mount(status) if self.kind == "file" else None
+
+    def look(self, step: Callable[[str], None] | None = None) -> list[str]:
+        """Find out what file systems use, and leave the rest out of the walk to come; streams are stored as they come.
+
+        Args:
+            step: called with the name of what is looked at next.
+
+        Returns:
+            what a person should know about how their disk is stored.
+        """
+        if self.size is None:
+            return []
+        users: InUse = lambda _start, _size: self.use  # noqa: E731
+        if self.kind == "block device":
+            users = block_device_in_use(self.path, in_use.device_use)
+        found = survey(self.path, self.size, self.sector_size, users, step)
+        self.take_survey(found)
+        return found.warnings
+
+    def take_survey(self, found: Survey) -> None:
+        """Leave out, in the walk to come, what a survey of this source calls free."""
+        assert self.size is not None
+        self._disk, self._free = (found.disk if self.size else None), found.free
+        self._spare = spare_range(found.disk, self.size)
+
+    @property
+    def disk(self) -> Disk | None:
+        """What is known of the disk; complete once the source was walked."""
+        if self._disk is None or self.size is None or not self._spare_used:
+            return self._disk
+        return msgspec.structs.replace(self._disk, smallest_size=self.size)  # there is something behind the last volume
+
     def blocks(self, chunk_size: int, stop: threading.Event) -> Generator[Block, None, None]:
         """Walk the source; blocks while it has nothing to give, but not long after ``stop`` is set.
 
@@ -148,19 +194,63 @@ class RawSource:
         data_start = self._next_data(0, size)
         while offset < size:
             block_size = min(chunk_size, size - offset)
+            used = self._used(offset, offset + block_size)
+            if not len(used):
+                free_end = int(self._free[np.searchsorted(self._free[:, 1], offset, "right"), 1])
+                count = self._run_length(offset, free_end, block_size, chunk_size)
+                yield Block(block_size, count, None, unused=True)
+                offset += count * block_size
+                continue
             if data_start < offset:
                 data_start = self._next_data(offset, size)
             if offset + block_size <= data_start:
-                in_hole = (data_start - offset) // block_size if block_size == chunk_size else 1
-                count = min(in_hole, _HOLE_CHUNKS_MAX)
+                count = self._run_length(offset, self._used_until(offset, data_start), block_size, chunk_size)
                 yield Block(block_size, count, None)
                 offset += count * block_size
             else:
-                yield Block(block_size, 1, self._read(offset, block_size))
+                yield Block(block_size, 1, self._read_used(offset, block_size, used))
                 offset += block_size
         if self.kind == "file" and (size_now := os.fstat(self._descriptor).st_size) != size:
             # A hole at the end is not read, so that only this finds a file cut there.
             raise self._changed(size, size_now)
+
+    def _used(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return the parts of a range that are not free, as ranges."""
+        free = self._free[np.searchsorted(self._free[:, 1], start, "right") : np.searchsorted(self._free[:, 0], end)]
+        used, position = [], start
+        for free_start, free_end in free.tolist():
+            if free_start > position:
+                used.append((position, free_start))
+            position = free_end
+        if position < end:
+            used.append((position, end))
+        return used
+
+    def _used_until(self, offset: int, end: int) -> int:
+        """Return where the first chunk may start that is wholly free: ``end``, or the next free range before it."""
+        free = self._free[np.searchsorted(self._free[:, 0], offset, "right") :]
+        return min(end, int(free[0, 0])) if len(free) else end
+
+    @staticmethod
+    def _run_length(offset: int, end: int, block_size: int, chunk_size: int) -> int:
+        """Return how many chunks a block from ``offset`` has that stays before ``end``; at least the one it is."""
+        count = (end - offset) // block_size if block_size == chunk_size else 1
+        return max(1, min(count, _HOLE_CHUNKS_MAX))
+
+    def _read_used(self, offset: int, size: int, used: list[tuple[int, int]]) -> bytes | bytearray:
+        """Return a chunk, zeros where nothing uses it: what was deleted there compresses badly and serves nobody."""
+        start, end = used[0][0], used[-1][1]
+        if used == [(offset, offset + size)]:
+            data: bytes | bytearray = self._read(offset, size)
+        else:
+            data = bytearray(size)
+            data[start - offset : end - offset] = self._read(start, end - start)
+            for (_, free_start), (free_end, _) in itertools.pairwise(used):
+                data[free_start - offset : free_end - offset] = bytes(free_end - free_start)
+        spare_start, spare_end = max(self._spare[0], offset) - offset, min(self._spare[1], offset + size) - offset
+        if spare_start < spare_end and any(memoryview(data)[spare_start:spare_end]):
+            self._spare_used = True
+        return data
 
     def _next_data(self, offset: int, size: int) -> int:
         """Return where the next byte that is not in a hole is; ``offset`` itself where holes cannot be told."""
@@ -220,11 +310,3 @@ class RawSource:
             f"{self.path}: had {expected} bytes when it was opened and now ends at byte {found}: something writes to "
             "it; no image was made"
         )
-
-
-def _sector_size(descriptor: int) -> int:
-    try:
-        (size,) = struct.unpack("i", fcntl.ioctl(descriptor, _BLKSSZGET, struct.pack("i", 0)))
-    except OSError:
-        return 0
-    return int(size)

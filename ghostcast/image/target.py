@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ghostcast.disk import kernel
 from ghostcast.image import in_use
 from protocol import limits
 from protocol.errors import TargetError
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 _BLKZEROOUT = 0x127F
 """ioctl: zero a range of a block device, ``uint64[2]``: offset, size, both whole sectors (linux/fs.h)."""
+
+_BLKDISCARD = 0x1277
+"""ioctl: discard a range of a block device, ``uint64[2]``: offset, size, both whole sectors (linux/fs.h)."""
 
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
@@ -70,6 +74,7 @@ class Target:
         self._direct_descriptor: int | None = None
         self._touched = False
         self._written_end = 0
+        self._cut = False
         self._closed = False
         self._lock = threading.Lock()
 
@@ -196,6 +201,11 @@ class Target:
         """Whether the target is a block device, whose size is fixed."""
         return self.size is not None
 
+    @property
+    def sector_size(self) -> int:
+        """A block device's logical sector size in bytes; 0 for a file."""
+        return kernel.sector_size(self.fileno()) if self.is_block_device else 0
+
     def fileno(self) -> int:
         """Return the descriptor, open for reading and writing; makes the file if it was missing.
 
@@ -218,7 +228,7 @@ class Target:
         """Check that an image fits. Writes nothing.
 
         Args:
-            raw_size: size of the disk that the image holds, in bytes.
+            raw_size: bytes of the smallest disk that the image fits on.
             data_size: bytes of it that are neither zero nor unused: what a file, which has holes, takes on its disk.
 
         Raises:
@@ -247,6 +257,8 @@ class Target:
     def begin(self, raw_size: int) -> None:
         """Make room for an image of ``raw_size`` bytes, once, before anything is written.
 
+        A device that is smaller than that keeps what it has room for: ``require`` has told that the rest may go.
+
         A file that is shorter is made longer, all hole: writes that do not move a file's end need no exclusive lock, so
         that several threads write at once. From here on, aligned writes go past the page cache where the file system
         allows: they cost a tenth of the processor time, and leave nothing to flush (measured: 1 GB in 0.4 s and 0.1 s
@@ -257,6 +269,7 @@ class Target:
         """
         descriptor = self.fileno()
         self._touched = True
+        self._cut = self.size is not None and self.size < raw_size
         if self.size is None and os.fstat(descriptor).st_size < raw_size:
             try:
                 os.ftruncate(descriptor, raw_size)
@@ -284,6 +297,9 @@ class Target:
         descriptor = self.fileno()
         self._touched = True
         view = memoryview(data).cast("B")
+        if self._cut:
+            assert self.size is not None
+            view = view[: max(0, self.size - offset)]
         with self._lock:
             self._written_end = max(self._written_end, offset + len(view))
         direct = self._direct_descriptor
@@ -320,12 +336,30 @@ class Target:
             if offset < end and not self._try_to_zero(offset, lambda: _punch_hole(descriptor, offset, end - offset)):
                 self._write_zeros(offset, end)
             return
+        end = min(end, self.size)
         aligned_end = end - end % _SECTOR_SIZE_MAX
         if offset % _SECTOR_SIZE_MAX == 0 and offset < aligned_end:
             argument = struct.pack("QQ", offset, aligned_end - offset)
             if self._try_to_zero(offset, lambda: fcntl.ioctl(descriptor, _BLKZEROOUT, argument)):
                 offset = aligned_end
         self._write_zeros(offset, end)
+
+    def discard(self, offset: int, length: int) -> None:
+        """Tell the device that nobody needs a range any more, where it can be told; a file gets a hole.
+
+        Raises:
+            TargetError: the device failed; names target, offset and reason.
+        """
+        if self.size is None:
+            self.zero(offset, length)
+            return
+        descriptor = self.fileno()
+        self._touched = True
+        start = -(-offset // _SECTOR_SIZE_MAX) * _SECTOR_SIZE_MAX
+        end = min(offset + length, self.size) // _SECTOR_SIZE_MAX * _SECTOR_SIZE_MAX
+        if start < end:
+            argument = struct.pack("QQ", start, end - start)
+            self._try_to_zero(offset, lambda: fcntl.ioctl(descriptor, _BLKDISCARD, argument))
 
     def _try_to_zero(self, offset: int, command: Callable[[], object]) -> bool:
         try:

@@ -27,7 +27,7 @@ from ghostcast.image.source import STREAM_PATH, Block, RawSource
 from ghostcast.image.target import Target
 from protocol import limits
 from protocol.errors import UsageError
-from protocol.manifest import FLAG_ZERO, Manifest
+from protocol.manifest import FLAG_UNUSED, FLAG_ZERO, Manifest
 from protocol.match import ANY_MACHINE, MatchRule
 
 IMAGE_SUFFIX = ".img.zst"
@@ -168,7 +168,7 @@ def _make_compress(options: ImageOptions) -> Callable[[], Callable[[Block], _Fra
                 block.chunk_count,
                 frames.stored_digest,
                 frames.raw_digest,
-                FLAG_ZERO,
+                FLAG_UNUSED if block.unused else FLAG_ZERO,
             )
 
         return compress
@@ -203,6 +203,7 @@ def _manifest(source: RawSource, path: Path, options: ImageOptions, columns: _Co
         raw_digests=np.frombuffer(columns.raw_digests, np.uint8).reshape(chunk_count, limits.DIGEST_SIZE),
         flags=np.frombuffer(columns.flags, np.uint8),
         match=options.match,
+        disk=source.disk,
     )
     # What a reader would refuse must not be written: our own mistakes are found here, not in ten years.
     return Manifest.decode(manifest.encode())

@@ -240,6 +240,7 @@ class SendEngine:
             manifest_size=len(self.image.manifest_bytes),
             stream_size=manifest.stream_size,
             raw_size=manifest.raw_size,
+            target_size_min=manifest.target_size_min,
             symbol_size=symbol_size,
             group=sockets.group_number(self.group),
             port=options.port,

@@ -180,6 +180,7 @@ class SenderNode:
             manifest_size=len(image.manifest_bytes),
             stream_size=manifest.stream_size,
             raw_size=manifest.raw_size,
+            target_size_min=manifest.target_size_min,
             symbol_size=symbol_size,
             group=0xEFC00001,
             port=limits.DISCOVERY_PORT,

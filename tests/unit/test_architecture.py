@@ -19,12 +19,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 SOURCE_ROOTS = ("protocol", "receivers", "ghostcast")
 NEVER_SHIPPED = ("tests", "benchmarks")
 
-_MACHINERY = frozenset({"ghostcast", "ghostcast.net", "ghostcast.fec", "ghostcast.image", "protocol"})
+_MACHINERY = frozenset({"ghostcast", "ghostcast.net", "ghostcast.fec", "ghostcast.disk", "ghostcast.image", "protocol"})
 LAW: dict[str, frozenset[str]] = {
     "protocol": frozenset({"protocol"}),
     "ghostcast": frozenset({"ghostcast", "protocol"}),
     "ghostcast.net": _MACHINERY,
     "ghostcast.fec": _MACHINERY,
+    "ghostcast.disk": frozenset({"ghostcast", "ghostcast.disk", "protocol"}),
     "ghostcast.image": _MACHINERY,
     "ghostcast.sender": _MACHINERY | {"ghostcast.sender"},
     "ghostcast.simulation": frozenset({"ghostcast.simulation", "protocol"}),

@@ -28,6 +28,7 @@ def parameters(start: StartRule, **changes: object) -> SessionParameters:
     fields: dict[str, object] = {
         "session_id": SESSION_ID, "name": "lab", "image_id": bytes(16), "image_name": "image",
         "manifest_digest": DIGEST, "manifest_size": 100, "stream_size": SLICES * K * SYMBOL, "raw_size": 1_000_000,
+        "target_size_min": 1_000_000,
         "symbol_size": SYMBOL, "group": 1, "port": 7767, "control_port": 4000, "start": start, "rate": 1e6,
         "repair_symbols": 0, "source_symbols": K, "window_slices": 4,
     }  # fmt: skip

@@ -1,0 +1,36 @@
+"""What the kernel alone can tell and do about a block device: its sectors, its partitions.
+
+Knows ioctls. The invariant: nothing here writes to a disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import struct
+
+_BLKSSZGET = 0x1268
+"""ioctl: logical sector size of a block device, an ``int`` (linux/fs.h)."""
+
+_BLKRRPART = 0x125F
+"""ioctl: read the partition table again (linux/fs.h)."""
+
+
+def sector_size(descriptor: int) -> int:
+    """Return the logical sector size of a block device in bytes; 0 if it cannot be found."""
+    try:
+        (size,) = struct.unpack("i", fcntl.ioctl(descriptor, _BLKSSZGET, struct.pack("i", 0)))
+    except OSError:
+        return 0
+    return int(size)
+
+
+def reread_table(descriptor: int) -> bool:
+    """Have the kernel read a disk's partition table again; returns whether it did.
+
+    It does not where the device has no partitions of its own, or one of them is in use.
+    """
+    try:
+        fcntl.ioctl(descriptor, _BLKRRPART)
+    except OSError:
+        return False
+    return True
