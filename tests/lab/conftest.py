@@ -27,6 +27,16 @@ _TOOLS = {  # command → the Debian package that has it; tests/run installs the
     "debugfs": "e2fsprogs",
     "mkfs.vfat": "dosfstools",
     "fsck.fat": "dosfstools",
+    "sfdisk": "fdisk",
+    "zstd": "zstd",
+    "partclone.ext4": "partclone",
+    "mcopy": "mtools",
+    "mkfs.xfs": "xfsprogs",
+    "mkfs.btrfs": "btrfs-progs",
+    "mkfs.ntfs": "ntfs-3g",
+    "mkfs.exfat": "exfatprogs",
+    "mount.exfat-fuse": "exfat-fuse",
+    "mkfs.f2fs": "f2fs-tools",
 }
 
 
