@@ -74,6 +74,7 @@ class SourceNode:
             manifest_size=len(encoded),
             stream_size=manifest.stream_size,
             raw_size=manifest.raw_size,
+            target_size_min=manifest.target_size_min,
             symbol_size=scenario.symbol_size,
             group=GROUP,
             port=limits.DISCOVERY_PORT,
