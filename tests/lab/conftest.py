@@ -6,6 +6,7 @@ import contextlib
 import os
 import pathlib
 import platform
+import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.lab import disks, network, processes
+from tests.lab.processes import Processes
+from tests.lab.sessions import Session, Source, make_source
 
 _TOOLS = {  # command → the Debian package that has it; tests/run installs them
     "ip": "iproute2",
@@ -91,3 +94,31 @@ def disk() -> Iterator[disks.Disk]:
     """The real disk: 300 MB, partitioned, ext4 and FAT. Not kept after the run, unlike what pytest makes."""
     with tempfile.TemporaryDirectory(prefix="ghostcast-lab-") as directory:
         yield disks.make_disk(pathlib.Path(directory, "disk.img"), seed=1)
+
+
+@pytest.fixture
+def scratch() -> Iterator[pathlib.Path]:
+    """A directory for targets; unlike ``tmp_path`` not kept, for they are large."""
+    with tempfile.TemporaryDirectory(prefix="ghostcast-lab-") as directory:
+        yield pathlib.Path(directory)
+
+
+@pytest.fixture
+def session(commands: Processes, tmp_path: pathlib.Path) -> Session:
+    return Session(commands, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_random_source() -> Iterator[Callable[[int], Source]]:
+    """Make images of so many random bytes: nothing in them is zero, nothing compresses. One per size."""
+    made: dict[int, Source] = {}
+    with tempfile.TemporaryDirectory(prefix="ghostcast-lab-") as directory:
+
+        def make(size: int) -> Source:
+            if size not in made:
+                raw = pathlib.Path(directory, f"random-{size}")
+                raw.write_bytes(random.Random(size).randbytes(size))
+                made[size] = make_source(raw)
+            return made[size]
+
+        yield make

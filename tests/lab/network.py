@@ -178,12 +178,16 @@ class Bridge(_Network):
             "link set br0 up",
         )
         for host in self.hosts:
-            port = self._port(host)
-            _ip_batch(
-                self._switch,
-                f"link add name {port} type veth peer name {INTERFACE} netns {host.namespace}",
-                f"link set {port} mtu {self._mtu} master br0 up",
-            )
+            self._plug(host, host.namespace, INTERFACE)
+
+    def _plug(self, host: Host, namespace: str, interface: str) -> None:
+        """Put the cable of ``host`` into the switch; its other end is this interface."""
+        port = self._port(host)
+        _ip_batch(
+            self._switch,
+            f"link add name {port} type veth peer name {interface} netns {namespace}",
+            f"link set {port} mtu {self._mtu} master br0 up",
+        )
 
     def _port(self, host: Host) -> str:
         return f"port{self.hosts.index(host)}"
@@ -208,6 +212,40 @@ class Bridge(_Network):
             "}",
         ]
         _run_inside(self._switch, "nft", "-f", "-", text="\n".join(script) + "\n")
+
+
+class RelayedBridge(Bridge):
+    """A switch whose cable to the sender passes through one more host, ``relay``.
+
+    ``tests/lab/relay.py`` must run there between ``LEFT``, the sender's side, and ``RIGHT``: until it does, nothing
+    passes. What passes is one datagram a frame, with its checksum filled in.
+    """
+
+    LEFT, RIGHT = "left", "right"
+
+    def __init__(self, receiver_count: int, *, mtu: int = 1500) -> None:
+        super().__init__(receiver_count, mtu=mtu, offloads=False)
+        self.relay = Host("relay", self._namespace_name("relay"), "", "")
+
+    def _wire(self) -> None:
+        self._add_namespace(self.relay.namespace)
+        super()._wire()
+
+    def _plug(self, host: Host, namespace: str, interface: str) -> None:
+        if host is not self.sender:
+            super()._plug(host, namespace, interface)
+            return
+        super()._plug(host, self.relay.namespace, self.RIGHT)
+        _ip_batch(
+            self.relay.namespace,
+            f"link add name {self.LEFT} type veth peer name {interface} netns {namespace}",
+            *(f"link set {end} mtu {self._mtu} promisc on up" for end in (self.LEFT, self.RIGHT)),
+        )
+
+    def _configure(self, host: Host) -> None:
+        super()._configure(host)
+        # A veth leaves the checksum to a card that it has not got; a raw socket would pass it on unfinished.
+        _run_inside(host.namespace, "ethtool", "-K", INTERFACE, "tx", "off")
 
 
 def remove_leftovers() -> list[str]:

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import json
 import pathlib
-import random
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -45,38 +43,10 @@ TOLD_TO_STOP_S = 10
 Attach = Callable[[str, int], pathlib.Path]
 
 
-@pytest.fixture
-def scratch() -> Iterator[pathlib.Path]:
-    """A directory for targets; unlike ``tmp_path`` not kept, for they are large."""
-    with tempfile.TemporaryDirectory(prefix="ghostcast-lab-") as directory:
-        yield pathlib.Path(directory)
-
-
-@pytest.fixture
-def session(commands: Processes, tmp_path: pathlib.Path) -> Session:
-    return Session(commands, tmp_path)
-
-
 @pytest.fixture(scope="module")
 def disk_source(disk: disks.Disk) -> Source:
     """The image of the real disk."""
     return make_source(disk.path)
-
-
-@pytest.fixture(scope="module")
-def make_random_source() -> Iterator[Callable[[int], Source]]:
-    """Make images of so many random bytes: nothing in them is zero, nothing compresses. One per size."""
-    made: dict[int, Source] = {}
-    with tempfile.TemporaryDirectory(prefix="ghostcast-lab-") as directory:
-
-        def make(size: int) -> Source:
-            if size not in made:
-                raw = pathlib.Path(directory, f"random-{size}")
-                raw.write_bytes(random.Random(size).randbytes(size))
-                made[size] = make_source(raw)
-            return made[size]
-
-        yield make
 
 
 def small(make_random_source: Callable[[int], Source]) -> Source:

@@ -14,6 +14,7 @@ import random
 import socket
 import struct
 import time
+import zlib
 from typing import Any
 
 JUNK_KINDS = ("random", "truncated", "flipped")
@@ -126,6 +127,9 @@ def _spoil(rng: random.Random, kind: str, models: list[bytes]) -> bytes:
         # Half of the flips hit the first 64 bytes, where headers are.
         reach = len(spoilt) if rng.random() < 0.5 else min(64, len(spoilt))
         spoilt[rng.randrange(reach)] ^= 1 << rng.randrange(8)
+    if rng.random() < 0.5 and spoilt[3] == 2:
+        # A control datagram (protocol/SPEC.md §3.2) of a liar who knows how to reckon its checksum.
+        spoilt[12:16] = zlib.crc32(spoilt[:8] + spoilt[16:]).to_bytes(4)
     return bytes(spoilt)
 
 

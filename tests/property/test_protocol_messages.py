@@ -6,6 +6,7 @@ msgpack that is no message of ours.
 
 from __future__ import annotations
 
+import functools
 import typing
 
 import msgspec
@@ -60,7 +61,7 @@ def test_a_message_comes_back_as_it_went_in(message: messages.AnyMessage, sessio
 
 
 def nearly_ours() -> st.SearchStrategy[bytes]:
-    preamble = wire.control_datagram(1, b"")
+    seal = functools.partial(wire.control_datagram, 1)
     values = st.recursive(
         st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats() | st.text() | st.binary(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -70,15 +71,15 @@ def nearly_ours() -> st.SearchStrategy[bytes]:
     tagged = st.tuples(st.integers(0, 15), st.lists(values, max_size=20)).map(
         lambda parts: msgspec.msgpack.encode([parts[0], *parts[1]])
     )
-    damaged = st.tuples(any_message(), st.integers(0, 1 << 20), st.integers(1, 255)).map(_damage)
-    return st.one_of(st.binary(max_size=1500), encoded.map(preamble.__add__), tagged.map(preamble.__add__), damaged)
+    damaged = st.tuples(any_message(), st.integers(0, 1 << 20), st.integers(1, 255), st.booleans()).map(_damage)
+    return st.one_of(st.binary(max_size=1500), encoded.map(seal), tagged.map(seal), damaged)
 
 
-def _damage(parts: tuple[messages.AnyMessage, int, int]) -> bytes:
-    message, place, change = parts
+def _damage(parts: tuple[messages.AnyMessage, int, int, bool]) -> bytes:
+    message, place, change, sealed = parts
     datagram = bytearray(messages.encode(1, message))
     datagram[place % len(datagram)] ^= change
-    return bytes(datagram)
+    return wire.control_datagram(1, bytes(datagram[wire.CONTROL_BODY_OFFSET :])) if sealed else bytes(datagram)
 
 
 @settings(max_examples=1500, deadline=None)

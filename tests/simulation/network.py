@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import random
+import zlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -178,6 +179,8 @@ class Network:
                 arrives = (
                     datagram[:place] + bytes([datagram[place] ^ self.rng.randrange(1, 256)]) + datagram[place + 1 :]
                 )
+                # Most damage fails the checksum; a machine must also live with what does not.
+                arrives = sealed(arrives) if self.rng.random() < 0.5 else arrives
             delay_ns = faults.delay_ns + (self.rng.randrange(faults.jitter_ns) if faults.jitter_ns else 0)
             self._arrive(arrives, address, node, delay_ns)
         if self.rng.random() < faults.junk:
@@ -191,9 +194,9 @@ class Network:
         self.clock.after(delay_ns, arrive)
 
     def _junk(self, pattern: bytes) -> bytes:
-        """Return random bytes, half of the time behind the right preamble."""
+        """Return random bytes, half of the time behind the right preamble and checksum."""
         body = self.rng.randbytes(self.rng.randrange(120))
-        return pattern[: wire.CONTROL_BODY_OFFSET] + body if self.rng.random() < 0.5 else body
+        return sealed(pattern[: wire.CONTROL_BODY_OFFSET] + body) if self.rng.random() < 0.5 else body
 
     def _count(self, datagram: bytes) -> None:
         self.carried[kind_of(datagram).__name__] += 1
@@ -201,6 +204,12 @@ class Network:
 
 PERFECT = Faults(delay_ns=0)
 """A sender's own link: what is lost is lost at the receivers."""
+
+
+def sealed(datagram: bytes) -> bytes:
+    """Return a control datagram with the checksum that its bytes should have."""
+    checksum = zlib.crc32(datagram[:8] + datagram[wire.CONTROL_BODY_OFFSET :])
+    return datagram[:12] + checksum.to_bytes(4) + datagram[wire.CONTROL_BODY_OFFSET :]
 
 
 def kind_of(datagram: bytes) -> type[messages.Message]:

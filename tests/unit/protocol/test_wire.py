@@ -55,6 +55,12 @@ def test_a_control_datagram_comes_back_as_it_went_in() -> None:
     assert drops.total() == 0
 
 
+def test_the_send_time_is_not_in_the_checksum() -> None:
+    stamped = bytearray(wire.control_datagram(7, b"body"))
+    stamped[wire.SENT_US_OFFSET : wire.SENT_US_OFFSET + 4] = b"\1\2\3\4"
+    assert wire.parse_control(bytes(stamped), wire.Drops()) == wire.ControlFrame(7, 0x01020304, b"body")
+
+
 GOOD = wire.control_datagram(0x5E551011, b"\x92\x02\xa0")
 
 
@@ -68,7 +74,9 @@ GOOD = wire.control_datagram(0x5E551011, b"\x92\x02\xa0")
         (GOOD[:2] + b"\x02" + GOOD[3:], "version"),
         (GOOD[:3] + b"\x01" + GOOD[4:], "malformed"),
         (GOOD[:3] + b"\x09" + GOOD[4:], "malformed"),
-        (GOOD[:12] + b"\0\0\0\1" + GOOD[16:], "malformed"),
+        (GOOD[:12] + b"\0\0\0\0" + GOOD[16:], "malformed"),
+        (GOOD[:7] + bytes([GOOD[7] ^ 4]) + GOOD[8:], "malformed"),
+        (GOOD[:-1] + bytes([GOOD[-1] ^ 1]), "malformed"),
     ],
 )
 def test_what_is_not_a_control_datagram_is_counted_by_reason(datagram: bytes, reason: str) -> None:
