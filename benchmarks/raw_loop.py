@@ -27,6 +27,9 @@ SO_RCVBUFFORCE = 33
 BATCH_SIZE_MAX = 65_507
 SEGMENTS_MAX = 64
 SLOT_COUNT, SLOT_SIZE = 64, 65_536
+_SLOT_GAP = 4160
+"""Between slots: an odd number of cache lines, so that the fronts of all slots do not share cache sets."""
+
 RING_SIZE = 8 << 20
 """Bytes that are sent again and again: more than the processor's level 2 cache, as a real sender's windows are."""
 
@@ -43,15 +46,15 @@ _FIRST_S = 30.0
 class SlotReader:
     """recvmmsg into slots of memory, and no more: no header is looked at, nothing is copied."""
 
-    def __init__(self, opened: socket.socket) -> None:
+    def __init__(self, opened: socket.socket, slot_count: int = SLOT_COUNT, slot_size: int = SLOT_SIZE) -> None:
         self._descriptor = opened.fileno()
-        self._memory = np.zeros((SLOT_COUNT, SLOT_SIZE + 4160), np.uint8)
-        self._vectors = np.zeros(SLOT_COUNT, libc.IOVEC)
-        slots = np.arange(SLOT_COUNT, dtype=np.uint64)
+        self._memory = np.zeros((slot_count, slot_size + _SLOT_GAP), np.uint8)
+        self._vectors = np.zeros(slot_count, libc.IOVEC)
+        slots = np.arange(slot_count, dtype=np.uint64)
         start = self._memory.__array_interface__["data"][0]
         self._vectors["base"] = start + slots * np.uint64(self._memory.strides[0])
-        self._vectors["length"] = SLOT_SIZE
-        self._messages = np.zeros(SLOT_COUNT, libc.MMSGHDR)
+        self._vectors["length"] = slot_size
+        self._messages = np.zeros(slot_count, libc.MMSGHDR)
         header = self._messages["header"]
         header["vector"] = self._vectors.__array_interface__["data"][0] + slots * np.uint64(libc.IOVEC.itemsize)
         header["vector_length"] = 1
@@ -60,7 +63,7 @@ class SlotReader:
     def fetch(self) -> int:
         """Return how many slots were filled without waiting."""
         try:
-            return libc.recvmmsg(self._descriptor, self._address, SLOT_COUNT, socket.MSG_DONTWAIT)
+            return libc.recvmmsg(self._descriptor, self._address, len(self._messages), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return 0
 
