@@ -43,9 +43,9 @@ from receivers.chunks import ChunkWriter, ObjectMemory, Pool, decode_slice, read
 from receivers.machine import read_machine
 from receivers.workers import WorkerPool, worker_count
 
-GATHER_S = 0.003
+GATHER_S = 0.006
 """Pause after a small fetch, so that the next one is larger: a fetch costs about 0.2 ms whatever it brings. Only where
-the receive buffer covers the pause many times."""
+the receive buffer covers the pause many times. Less than the shortest round trip that the protocol reckons with."""
 
 GATHER_BUFFER_SIZE = 8 << 20
 PAUSE_FILL = 0.75
