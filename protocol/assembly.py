@@ -18,12 +18,45 @@ import enum
 import numpy as np
 import numpy.typing as npt
 
+from protocol import limits, symbols
 from protocol.partition import Partition
+from protocol.symbols import SymbolBatch
 
 Int64Array = npt.NDArray[np.int64]
 
 _OVERTAKEN_MAX = 1 << 18
 """Datagrams a window may honestly end ahead of the sender's last word: four of the largest windows."""
+
+_ROW_BYTES = -(-(limits.CODE_LENGTH + 1) // 64) * 8
+"""Bytes of a slot's bits: whole words, so that a row of unpacked bits is counted in words."""
+
+_SPARSE = 8
+"""A table over all slices between the first and the last of a batch may be this many times as long as the batch."""
+
+_NO_SLICES: Int64Array = np.empty(0, np.int64)
+
+
+def _by_slice(batch: SymbolBatch) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """Return a batch's slices, ascending; per symbol which of them it is of; and how many symbols each has."""
+    local = batch.keys >> symbols.KEY_BITS
+    span = batch.stop_slice - batch.first_slice
+    if span > max(64, _SPARSE * len(batch)):
+        present, local, per_slice = np.unique(local, return_inverse=True, return_counts=True)
+        return present + batch.first_slice, local, per_slice
+    per_slice = np.bincount(local, minlength=span)
+    present = np.flatnonzero(per_slice)
+    if len(present) < span:
+        table = np.empty(span, np.int64)
+        table[present] = np.arange(len(present))
+        local, per_slice = table[local], per_slice[present]
+    return present + batch.first_slice, local, per_slice
+
+
+def _row_sums(bits: npt.NDArray[np.uint8]) -> Int64Array:
+    """Return how many bits are set in each row of unpacked bits; eight at a time, which is far from overflowing."""
+    lanes = bits.view(np.uint64).sum(axis=1)
+    sums: Int64Array = lanes.view(np.uint8).reshape(len(bits), 8).sum(axis=1, dtype=np.int64)
+    return sums
 
 
 class SliceState(enum.IntEnum):
@@ -45,12 +78,48 @@ _UNWANTED, _MISSING, _COMPLETE = (int(state) for state in SliceState)
 class Placement:
     """What to do with a batch of symbols."""
 
-    rows: Int64Array
-    """``int64[n]``: buffer row of each symbol; ``trash_row`` where it is not wanted."""
+    count: int
+    """n, the symbols of the batch."""
     completed: Int64Array
     """``int64[m]``: slices that became complete with this batch, ascending."""
     to_decode: npt.NDArray[np.bool_]
     """``bool[m]``: which of them lack source symbols."""
+    touched: Int64Array
+    """Slices in the ring of which symbols came, ascending."""
+    _geometry: _Geometry
+    _accepted: tuple[Int64Array | None, Int64Array, Int64Array, npt.NDArray[np.uint8]] | None
+    """Which symbols have a slot (None: all), and of these the slot, the ESI, and whether it was held already."""
+
+    @property
+    def rows(self) -> Int64Array:
+        """``int64[n]``: buffer row of each symbol; ``trash_row`` where it is not wanted. Computed when asked for."""
+        rows = np.full(self.count, self._geometry.trash_row)
+        if self._accepted is not None:
+            chosen, slots, esis, held = self._accepted
+            found = np.where(held, self._geometry.trash_row, self._geometry.rows(slots, esis))
+            if chosen is None:
+                return found
+            rows[chosen] = found
+        return rows
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Geometry:
+    """Which buffer row is whose."""
+
+    slots: int
+    source_symbols: int
+    trash_row: int
+
+    def rows(self, slots: Int64Array | int, esis: Int64Array) -> Int64Array:
+        """Return the row of each ESI in its slot.
+
+        Source rows lie slice by slice, so that a slice is one piece of memory; repair rows lie ESI by ESI: a few per
+        slice then touch a few pages, not those of all 127.
+        """
+        k = self.source_symbols
+        rows: Int64Array = np.where(esis < k, slots * k + esis, self.slots * esis + slots)
+        return rows
 
 
 @dataclasses.dataclass(slots=True)
@@ -82,14 +151,13 @@ class Assembly:
         self.partition = partition
         self.slots = max(1, min(slots, partition.slice_count))
         self.counters = AssemblyCounters()
-        k = partition.source_symbols
-        self._repair_base = self.slots * k
-        # Repair rows lie ESI by ESI, not slice by slice: a few per slice then touch a few pages, not those of all 127.
-        self.trash_row = self.slots * (k + partition.repair_symbols)
+        self.trash_row = self.slots * (partition.source_symbols + partition.repair_symbols)
         self.row_count = self.trash_row + 1
+        self._geometry = _Geometry(self.slots, partition.source_symbols, self.trash_row)
         self.state = np.where(wanted, _MISSING, _UNWANTED).astype(np.uint8)
         self._owner = np.full(self.slots, -1, np.int64)
-        self._have = np.zeros((self.slots, k + partition.repair_symbols), np.bool_)
+        self._have = np.zeros((self.slots, _ROW_BYTES), np.uint8)
+        """One bit per ESI, lowest bit first: a fleet of simulated receivers has thousands of these."""
         self._count = np.zeros(self.slots, np.int64)
         self._end_sequence = np.zeros(self.slots, np.int64)
         self._pins = np.zeros(self.slots, np.int64)
@@ -109,6 +177,17 @@ class Assembly:
         valid: npt.NDArray[np.bool_] = inside & ~padding & (esis < partition.source_symbols + partition.repair_symbols)
         return valid
 
+    def valid_all(self, batch: SymbolBatch) -> npt.NDArray[np.bool_] | None:
+        """Return which symbols of a batch exist, or None if all do: which its bounds nearly always show."""
+        partition = self.partition
+        if (
+            batch.stop_slice < partition.slice_count
+            and batch.esi_max < partition.source_symbols + partition.repair_symbols
+        ):
+            return None
+        valid = self.valid(batch.slices, batch.esis)
+        return None if valid.all() else valid
+
     def place(self, slices: Int64Array, esis: Int64Array, end_sequences: Int64Array) -> Placement:
         """Take a batch of valid symbols in.
 
@@ -116,59 +195,97 @@ class Assembly:
             slices: ``int64[n]`` slice numbers.
             esis: ``int64[n]``.
             end_sequences: ``int64[n]``: sequence number at which the window that carried each symbol ends.
-        Cost:
-            A fixed number of numpy operations, plus a few per slice that appears for the first time.
         """
-        rows = np.full(len(slices), self.trash_row)
-        active = self.state[slices] == _MISSING
+        if not len(slices):
+            return self._nothing(0)
+        return self.take(symbols.from_symbols(0, slices, esis), end_sequences)
+
+    def take(self, batch: SymbolBatch, ends: Int64Array | int) -> Placement:
+        """Take a batch of valid symbols in, at least one.
+
+        Args:
+            batch: the symbols; its places in the stream are not looked at.
+            ends: where the window that carried each symbol ends: one number for all, or ``int64[n]``.
+        Cost:
+            A dozen numpy operations over the symbols, three dozen over the slices that they are of.
+        """
+        count = len(batch)
+        slices, local, per_slice = _by_slice(batch)
+        window_ends: Int64Array | int = ends
+        if not isinstance(ends, int):
+            window_ends = np.zeros(len(slices), np.int64)
+            np.maximum.at(window_ends, local, ends)
         slots = slices % self.slots
+        active = self.state[slices] == _MISSING
         foreign = active & (self._owner[slots] != slices)
         if foreign.any():
-            # A slice whose own window is still under way keeps its slot: two slices of one window that share a slot
-            # would take it from one another at every symbol, and neither would ever be complete.
-            passed = self._end_sequence[slots] < end_sequences
-            free = self._owner[slots] < 0
-            claiming = foreign & (free | (passed & (esis < self.partition.source_symbols)))
-            for newcomer in np.unique(slices[claiming]).tolist():
-                self._claim(newcomer, int(end_sequences[slices == newcomer].max()))
-            self._frontier = max(self._frontier, int(slices[foreign].max()) + 1)
+            self._claim_all(batch, slices, slots, local, window_ends, foreign)
             mine = self._owner[slots] == slices
-            self.counters.pool_full += int(np.count_nonzero(active & ~mine & (self._pins[slots] > 0)))
+            self.counters.pool_full += int(per_slice[active & ~mine & (self._pins[slots] > 0)].sum())
             active &= mine & (self.state[slices] == _MISSING)
-        chosen = np.flatnonzero(active)
-        self.counters.surplus += len(slices) - len(chosen)
-        if not len(chosen):
-            return Placement(rows, np.empty(0, np.int64), np.empty(0, np.bool_))
-        slots, esis = slots[chosen], esis[chosen]
-        held = self._have[slots, esis]
-        self._have[slots, esis] = True
-        k = self.partition.source_symbols
-        target = np.where(esis < k, slots * k + esis, self._repair_base + (esis - k) * self.slots + slots)
-        rows[chosen] = np.where(held, self.trash_row, target)
-        ends = end_sequences[chosen]
-        if bool((ends[1:] >= ends[:-1]).all()):
-            self._end_sequence[slots] = ends  # where a slot occurs more than once the last, highest one stays
-        else:
-            np.maximum.at(self._end_sequence, slots, ends)
-        touched = np.flatnonzero(np.bincount(slots, minlength=self.slots))
-        before = int(self._count[touched].sum())
-        self._count[touched] = np.count_nonzero(self._have[touched], axis=1)
-        accepted = int(self._count[touched].sum()) - before
+        touched = slices[self._owner[slots] == slices]
+        esis = batch.esis
+        chosen: Int64Array | None = None
+        if not active.all():
+            kept = active[local]
+            chosen = np.flatnonzero(kept)
+            self.counters.surplus += count - len(chosen)
+            if not len(chosen):
+                return dataclasses.replace(self._nothing(count), touched=touched)
+            local = (np.cumsum(active) - 1)[local[chosen]]
+            esis = esis[chosen]
+            slices, slots = slices[active], slots[active]
+            if not isinstance(window_ends, int):
+                window_ends = window_ends[active]
+        bits = np.unpackbits(self._have[slots], axis=1, bitorder="little")
+        flat = bits.reshape(-1)
+        places = (local << symbols.KEY_BITS) + esis
+        held = flat[places]
+        flat[places] = 1
+        self._have[slots] = np.packbits(bits, axis=1, bitorder="little")
+        self._end_sequence[slots] = np.maximum(self._end_sequence[slots], window_ends)
+        counts = _row_sums(bits)
+        accepted = int(counts.sum()) - int(self._count[slots].sum())
+        self._count[slots] = counts
         self.counters.accepted += accepted
-        self.counters.duplicate += len(chosen) - accepted
-        touched = touched[self._count[touched] >= self.partition.last_symbols]
-        owners = self._owner[touched]
-        full = np.sort(owners[self._count[touched] >= self.partition.symbols_of(owners)])
+        self.counters.duplicate += len(esis) - accepted
+        done = np.flatnonzero(counts >= self.partition.symbols_of(slices))
+        full = slices[done]
+        to_decode = np.empty(0, np.bool_)
         if len(full):
             self.state[full] = _COMPLETE
             self.missing_count -= len(full)
-        return Placement(rows, full, self._decoding_needed(full))
+            sources = np.count_nonzero(bits[done, : self.partition.source_symbols], axis=1)
+            to_decode = sources < self.partition.symbols_of(full)
+        return Placement(count, full, to_decode, touched, self._geometry, (chosen, slots[local], esis, held))
 
-    def _decoding_needed(self, slices: Int64Array) -> npt.NDArray[np.bool_]:
-        """Return which of these complete slices lack source symbols."""
-        sources = np.count_nonzero(self._have[slices % self.slots, : self.partition.source_symbols], axis=1)
-        needed: npt.NDArray[np.bool_] = sources < self.partition.symbols_of(slices)
-        return needed
+    def _nothing(self, count: int) -> Placement:
+        """Return the placement of symbols of which none is wanted."""
+        return Placement(count, _NO_SLICES, np.empty(0, np.bool_), _NO_SLICES, self._geometry, None)
+
+    def _claim_all(
+        self,
+        batch: SymbolBatch,
+        slices: Int64Array,
+        slots: Int64Array,
+        local: Int64Array,
+        window_ends: Int64Array | int,
+        foreign: npt.NDArray[np.bool_],
+    ) -> None:
+        """Give slots to the slices that have none, where they may have one.
+
+        A slice whose own window is still under way keeps its slot: two slices of one window that share a slot would
+        take it from one another at every symbol, and neither would ever be complete.
+        """
+        claiming = foreign & (self._owner[slots] < 0)
+        occupied = foreign & ~claiming & (self._end_sequence[slots] < window_ends)
+        if occupied.any():
+            sources = np.bincount(local[batch.esis < self.partition.source_symbols], minlength=len(slices))
+            claiming |= occupied & (sources > 0)
+        for index in np.flatnonzero(claiming).tolist():
+            end = window_ends if isinstance(window_ends, int) else int(window_ends[index])
+            self._claim(int(slices[index]), end)
+        self._frontier = max(self._frontier, int(slices[foreign][-1]) + 1)
 
     def _claim(self, slice_index: int, end_sequence: int) -> None:
         """Give a slot to a new slice, if whoever holds it may be forgotten.
@@ -195,7 +312,7 @@ class Assembly:
 
     def _clear(self, slot: int, owner: int) -> None:
         self._owner[slot] = owner
-        self._have[slot] = False
+        self._have[slot] = 0
         self._count[slot] = 0
         self._end_sequence[slot] = 0
 
@@ -214,21 +331,17 @@ class Assembly:
 
     def erasures(self, slice_index: int) -> tuple[Int64Array, Int64Array]:
         """Return a complete slice's missing source ESIs and the held repair ESIs to replace them by, equally many."""
-        have = self._have[self.slot_of(slice_index)]
+        have = np.unpackbits(self._have[self.slot_of(slice_index)], bitorder="little")
         k = self.partition.source_symbols
-        symbols = self.partition.last_symbols if slice_index == self.partition.slice_count - 1 else k
-        erased = np.flatnonzero(~have[:symbols])
+        count = self.partition.last_symbols if slice_index == self.partition.slice_count - 1 else k
+        erased = np.flatnonzero(have[:count] == 0)
         repair = np.flatnonzero(have[k:])[: len(erased)] + k
         assert len(repair) == len(erased)
         return erased, repair
 
     def rows_of(self, slice_index: int, esis: Int64Array) -> Int64Array:
         """Return the buffer rows of symbols of a slice that is in the ring."""
-        slot = self.slot_of(slice_index)
-        k = self.partition.source_symbols
-        repair = self._repair_base + (esis - k) * self.slots + slot
-        rows: Int64Array = np.where(esis < k, slot * k + esis, repair)
-        return rows
+        return self._geometry.rows(self.slot_of(slice_index), esis)
 
     def pin(self, slice_index: int) -> None:
         """Keep a slice in the ring until ``unpin``; pins are counted."""
@@ -279,7 +392,9 @@ class Assembly:
     def mark_decoded(self, slice_index: int) -> None:
         """All source rows of a complete slice are filled in: it needs no repair symbols any more."""
         slot = self.slot_of(slice_index)
-        self._have[slot, : self.partition.source_symbols] = True
+        bits = np.unpackbits(self._have[slot], bitorder="little")
+        bits[: self.partition.source_symbols] = 1
+        self._have[slot] = np.packbits(bits, bitorder="little")
 
     def busy(self, slice_index: int) -> bool:
         """Whether a slice is in the ring and pinned."""

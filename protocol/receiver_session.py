@@ -18,8 +18,8 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from protocol import feedback, limits, messages, wire
-from protocol.assembly import Assembly
+from protocol import feedback, limits, messages, symbols, wire
+from protocol.assembly import Assembly, Placement
 from protocol.discovery import Found
 from protocol.extents import Extents
 from protocol.manifest import Manifest
@@ -38,6 +38,7 @@ from protocol.receiver_events import (
 )
 from protocol.receiver_object import Int64Array, ReceiverObject
 from protocol.report_interval import ReportInterval
+from protocol.symbols import SymbolBatch
 
 WAITING_REPORT_INTERVAL_NS = limits.SECOND_NS
 """How often a receiver says that it lives before the session has begun."""
@@ -50,8 +51,12 @@ class ObjectPlacement:
     object_id: int
     indices: Int64Array | None
     """``int64[n]``: which datagrams of the batch; None for all of them, in order."""
-    rows: Int64Array
-    """``int64[n]``: buffer row for each."""
+    placement: Placement
+
+    @property
+    def rows(self) -> Int64Array:
+        """``int64[n]``: buffer row for each; computed when asked for."""
+        return self.placement.rows
 
 
 @dataclasses.dataclass(slots=True)
@@ -358,62 +363,79 @@ class ReceiverSession:
             headers = headers[chosen]
         if not len(headers) or self.state is ReceiverState.ENDED:
             return []
-        sequences = self._unwrap(headers["sequence"].astype(np.int64))
-        if self._first_sequence is None:
-            self._first_sequence = int(sequences.min())
-        near = np.abs(sequences - self._highest) < limits.SEQUENCE_JUMP_MAX
-        if not near.all():
-            self.drops.malformed += int(np.count_nonzero(~near))
-            keep = np.flatnonzero(near)
-            chosen = keep if chosen is None else chosen[keep]
-            headers, sequences = headers[keep], sequences[keep]
-            if not len(headers):
-                return []
+        batches = symbols.from_headers(headers)
+        if chosen is not None:
+            batches = [(batch, chosen if places is None else chosen[places]) for batch, places in batches]
+        return self.take_symbols(batches, int(headers["sent_us"][-1]), now)
+
+    def take_symbols(
+        self, batches: list[tuple[SymbolBatch, Int64Array | None]], sent_us: int, now: int
+    ) -> list[ObjectPlacement]:
+        """As ``receive_symbols``, for headers of this session that were taken apart before.
+
+        Args:
+            batches: what arrived together, object by object, and which of the datagrams they were; at least one.
+            sent_us: send time of the last one.
+            now: instant in ns.
+        """
+        if self.state is ReceiverState.ENDED:
+            return []
+        begins = self._first_sequence is None
+        if begins:
+            self._highest = int(batches[0][0].sequences[0])
+        reference, highest = self._highest, -1
         placements = []
-        objects = headers["object"]
-        for object_id, item in self._objects.items():
-            mask = objects == object_id
-            if mask.all():
-                placement = self._place(item, headers, sequences, chosen)
-            elif mask.any():
-                part = np.flatnonzero(mask)
-                placement = self._place(item, headers[part], sequences[part], part if chosen is None else chosen[part])
-            else:
+        for one, places in batches:
+            batch, indices = one, places
+            ends, low, high = symbols.unwrapped(batch, reference)
+            if reference - low >= limits.SEQUENCE_JUMP_MAX or high - reference >= limits.SEQUENCE_JUMP_MAX:
+                sequences = wire.unwrap_sequence(batch.sequences, reference)
+                batch, indices = self._keep(batch, indices, np.abs(sequences - reference) < limits.SEQUENCE_JUMP_MAX)
+                if not len(batch):
+                    continue
+                ends, low, high = symbols.unwrapped(batch, reference)
+            if begins:
+                self._first_sequence = low if self._first_sequence is None else min(self._first_sequence, low)
+            highest = max(highest, high)
+            item = self._objects.get(batch.object_id)
+            if item is None:
+                self.drops.malformed += len(batch)
                 continue
-            placements.append(placement)
-        known = sum(len(placement.rows) for placement in placements)
-        self.drops.malformed += len(headers) - known
-        self.counters.received += known
-        self._highest = max(self._highest, int(sequences.max()) + 1)
-        self._heard(int(headers["sent_us"][-1]), now)
+            valid = item.assembly.valid_all(batch)
+            if valid is not None:
+                batch, indices = self._keep(batch, indices, valid)
+                ends = ends if isinstance(ends, int) else ends[valid]
+            if len(batch):
+                placements.append(self._place(item, batch, ends, indices))
+        if highest < 0:
+            return []
+        self._highest = max(reference, highest + 1)
+        self._heard(sent_us, now)
         if self._scan_ns is None and self.receiver_index is not None:
             self._scan_ns = now + limits.SCAN_INTERVAL_NS
         return placements
 
-    def _unwrap(self, low: Int64Array) -> Int64Array:
-        if self._first_sequence is None:
-            self._highest = int(low[0])
-        return wire.unwrap_sequence(low, self._highest)
+    def _keep(
+        self, batch: SymbolBatch, indices: Int64Array | None, kept: npt.NDArray[np.bool_]
+    ) -> tuple[SymbolBatch, Int64Array | None]:
+        """Return the symbols that are kept; the others count as malformed."""
+        places = np.flatnonzero(kept)
+        self.drops.malformed += len(batch) - len(places)
+        return batch.take(places), places if indices is None else indices[places]
 
     def _place(
-        self, item: ReceiverObject, headers: npt.NDArray[np.void], sequences: Int64Array, indices: Int64Array | None
+        self, item: ReceiverObject, batch: SymbolBatch, ends: Int64Array | int, indices: Int64Array | None
     ) -> ObjectPlacement:
-        slices = headers["slice"].astype(np.int64)
-        esis = headers["esi"].astype(np.int64)
-        valid = item.assembly.valid(slices, esis)
-        if not valid.all():
-            keep = np.flatnonzero(valid)
-            indices = keep if indices is None else indices[keep]
-            headers, sequences, slices, esis = headers[keep], sequences[keep], slices[keep], esis[keep]
-        placement = item.assembly.place(slices, esis, sequences + headers["window_left"] + 1)
+        self.counters.received += len(batch)
+        placement = item.assembly.take(batch, ends)
         for lost in item.assembly.take_lost_complete():
             if item.extents is not None:
                 item.extents.slice_lost(lost)
         # What was asked for whole and begins to arrive may be asked for again if it is forgotten.
-        item.asked_until_ns[slices[item.assembly.in_ring(slices)]] = 0
+        item.asked_until_ns[placement.touched] = 0
         for slice_index, decode in zip(placement.completed.tolist(), placement.to_decode.tolist(), strict=True):
             self._completed(item, slice_index, decode=decode)
-        return ObjectPlacement(item.object_id, indices, placement.rows)
+        return ObjectPlacement(item.object_id, indices, placement)
 
     def _completed(self, item: ReceiverObject, slice_index: int, *, decode: bool) -> None:
         self.counters.slices_completed += 1
