@@ -18,11 +18,13 @@ from ghostcast.simulation.clock import Alarm
 from ghostcast.simulation.disk import DiskQueue
 from ghostcast.simulation.link import Link, complement
 from ghostcast.simulation.loss import Int64Array
-from ghostcast.simulation.tree import Address, Headers
+from ghostcast.simulation.tree import Address
 from protocol import limits
 from protocol.discovery import Discovery
 from protocol.receiver_events import AllWritten, Ended, ExtentReady, Identity, Outcome, ReceiverState, SliceToDecode
 from protocol.receiver_session import ReceiverSession
+from protocol.symbols import SymbolBatch
+from protocol.wire import DATA_HEADER_SIZE
 
 if TYPE_CHECKING:
     from ghostcast.simulation.world import World
@@ -69,8 +71,9 @@ class Host:
         self._writing: collections.deque[tuple[int, int, int]] = collections.deque()
         """Jobs as (when done, object, slice or chunk), ascending."""
         self._work_alarm = Alarm(self.clock, self._work)
-        self._socket: collections.deque[Headers] = collections.deque()
+        self._socket: collections.deque[tuple[SymbolBatch, int]] = collections.deque()
         self._socket_used = 0
+        self._datagram_size = world.scenario.symbol_size + DATA_HEADER_SIZE
         self._paused = False
         self._witness = world.judge.is_witness(index)
         self._data_complete = False
@@ -99,37 +102,35 @@ class Host:
             self._discovery.receive_datagram(datagram, origin, self.clock.now)
             self.turn()
 
-    def take_data(self, headers: Headers, lost: Int64Array, link: Link) -> None:
+    def take_data(self, batch: SymbolBatch, sent_us: int, lost: Int64Array, link: Link) -> None:
         """Take in a batch, or leave it in the kernel's buffer while the workers hold most of the pool."""
         session = self.session
         if session is None or self.outcome is not None:
             return
         if len(lost) or link.arranges:
-            picked = complement(len(headers), lost)
-            headers = headers[link.arrange(picked) if link.arranges else picked]
+            picked = complement(len(batch), lost)
+            batch = batch.take(link.arrange(picked) if link.arranges else picked)
         if self._paused:
-            self._wait_in_socket(headers, session)
+            self._wait_in_socket(batch, sent_us, session)
         else:
-            self._fetch(headers, session)
+            self._fetch(batch, sent_us, session)
             self.turn()
 
-    def _wait_in_socket(self, headers: Headers, session: ReceiverSession) -> None:
-        size = session.found.announce.symbol_size + 32
-        fits = max(0, (self.member.socket_size - self._socket_used) // size)
-        if fits < len(headers):
-            session.host_dropped(len(headers) - fits)
-            headers = headers[:fits]
-        if len(headers):
-            self._socket.append(headers)
-            self._socket_used += len(headers) * size
+    def _wait_in_socket(self, batch: SymbolBatch, sent_us: int, session: ReceiverSession) -> None:
+        fits = max(0, (self.member.socket_size - self._socket_used) // self._datagram_size)
+        if fits < len(batch):
+            session.host_dropped(len(batch) - fits)
+            batch = batch.take(np.arange(fits))
+        if len(batch):
+            self._socket.append((batch, sent_us))
+            self._socket_used += len(batch) * self._datagram_size
             self.requeued += 1
         session.backlog = self._socket_used / self.member.socket_size
 
-    def _fetch(self, headers: Headers, session: ReceiverSession) -> None:
-        if self._witness:
-            image = headers[headers["object"] == limits.OBJECT_IMAGE]
-            self.world.judge.delivered(self.index, image["slice"].astype(np.int64), image["esi"].astype(np.int64))
-        session.receive_symbols(headers, self.clock.now)
+    def _fetch(self, batch: SymbolBatch, sent_us: int, session: ReceiverSession) -> None:
+        if self._witness and batch.object_id == limits.OBJECT_IMAGE:
+            self.world.judge.delivered(self.index, batch.slices, batch.esis)
+        session.take_symbols([(batch, None)], sent_us, self.clock.now)
 
     # --- one turn of the engine -----------------------------------------------------------------------------------
 
@@ -237,10 +238,10 @@ class Host:
             session.fail(f"/dev/simulated: {error.strerror}")
         self._settle(session, now)
         while self._socket and not self._paused and self.outcome is None:
-            headers = self._socket.popleft()
-            self._socket_used -= len(headers) * (session.found.announce.symbol_size + 32)
+            batch, sent_us = self._socket.popleft()
+            self._socket_used -= len(batch) * self._datagram_size
             session.backlog = self._socket_used / self.member.socket_size
-            self._fetch(headers, session)
+            self._fetch(batch, sent_us, session)
             self._settle(session, now)
 
     def _damaged(self, chunk: int) -> bool:

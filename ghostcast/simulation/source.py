@@ -11,21 +11,26 @@ import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from ghostcast.simulation.clock import Alarm
-from ghostcast.simulation.tree import Address, Headers
-from protocol import limits, wire
+from ghostcast.simulation.tree import Address
+from protocol import limits, symbols, wire
 from protocol.extents import Extents
 from protocol.manifest import manifest_digest
 from protocol.partition import Partition
 from protocol.schedule import Window
 from protocol.sender_events import Destination, SessionParameters, StartRule
+from protocol.symbols import SymbolBatch
 
 if TYPE_CHECKING:
     from ghostcast.simulation.world import World
 
 WINDOWS_UNDER_WAY = 3
 """Windows planned ahead, as the engine does."""
+
+Headers = npt.NDArray[np.void]
+"""``wire.DATA_HEADER[n]``."""
 
 GROUP = 0xEFC00001
 PORT = 4000
@@ -93,7 +98,7 @@ class SourceNode:
         self.session = world.machines.sender(parameters, self.wanted, self.clock.now)
         self._partitions = {o: schedule.partition for o, schedule in self.session.schedules.items()}
         self._datagram_size = scenario.symbol_size + wire.DATA_HEADER_SIZE
-        self._line: collections.deque[bytes | tuple[Headers, int, bool]] = collections.deque()
+        self._line: collections.deque[bytes | tuple[SymbolBatch, int, bool]] = collections.deque()
         """What goes to the data group, in order: control datagrams, and batches with their count of source symbols."""
         self._windows_under_way = 0
         self._pumping = False
@@ -177,15 +182,15 @@ class SourceNode:
         """Put a window in line, cut so that no batch takes longer than the scenario's resolution."""
         partition = self._partitions[window.object_id]
         headers = window_headers(self.session.parameters.session_id, partition, window)
-        symbols = partition.source_symbols
-        source = headers["esi"] < symbols
+        source = headers["esi"] < partition.source_symbols
         datagram_ns = self._datagram_size / max(self.session.rate_bytes_per_s, 1.0) * limits.SECOND_NS
-        batch = max(1, int(self.world.scenario.resolution / datagram_ns))
+        longest = max(1, int(self.world.scenario.resolution / datagram_ns))
         # Even parts: a window and a bit must not become a large batch and a tiny one.
-        parts = -(-len(headers) // batch)
+        parts = -(-len(headers) // longest)
         edges = [len(headers) * part // parts for part in range(parts + 1)]
         for start, stop in itertools.pairwise(edges):
-            self._line.append((headers[start:stop], int(source[start:stop].sum()), stop == len(headers)))
+            ((batch, _all),) = symbols.from_headers(headers[start:stop])
+            self._line.append((batch, int(source[start:stop].sum()), stop == len(headers)))
 
     def _pump(self) -> None:
         """Put the next thing on the wire."""
@@ -199,24 +204,25 @@ class SourceNode:
                 return
             self._multicast(item)
 
-    def _put_on_wire(self, headers: Headers, source: int, last: bool) -> None:
+    def _put_on_wire(self, batch: SymbolBatch, source: int, last: bool) -> None:
         spacing_ns = self._datagram_size / max(self.session.rate_bytes_per_s, 1.0) * limits.SECOND_NS
         start_ns = self.clock.now
         self._pumping = True
 
         def sent() -> None:
             if self.alive:
-                self._sent(headers, source, start_ns, spacing_ns, last=last)
+                self._sent(batch, source, start_ns, spacing_ns, last=last)
 
-        self.clock.after(int(spacing_ns * len(headers)), sent)
+        self.clock.after(int(spacing_ns * len(batch)), sent)
 
-    def _sent(self, headers: Headers, source: int, start_ns: int, spacing_ns: float, *, last: bool) -> None:
+    def _sent(self, batch: SymbolBatch, source: int, start_ns: int, spacing_ns: float, *, last: bool) -> None:
         """A batch is on the wire, to its last datagram."""
         now = self.clock.now
-        headers["sent_us"] = now // limits.MICROSECOND_NS & 0xFFFFFFFF
         world = self.world
-        world.recorder.sent(source, len(headers) - source, self.session.rate_bytes_per_s, now)
-        world.tree.multicast_data(headers, start_ns, spacing_ns, self._datagram_size)
+        world.recorder.sent(source, len(batch) - source, self.session.rate_bytes_per_s, now)
+        world.tree.multicast_data(
+            batch, now // limits.MICROSECOND_NS & 0xFFFFFFFF, start_ns, spacing_ns, self._datagram_size
+        )
         if last:
             self._windows_under_way -= 1
             self.turn()

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from ghostcast.simulation.clock import Clock
 from ghostcast.simulation.link import NOTHING, Link
 from ghostcast.simulation.loss import Int64Array
 from ghostcast.simulation.recorder import Recorder
 from ghostcast.simulation.scenario import Scenario
+from protocol.symbols import SymbolBatch
 
 Address = tuple[str, int]
-Headers = npt.NDArray[np.void]
-"""``wire.DATA_HEADER[n]``."""
 
 UPLINK_KEY, RACK_KEY, LINK_KEY = 1, 2, 3
 """First element of a link's key: which streams are whose never changes when something else is added."""
@@ -39,7 +35,7 @@ class Listener(Protocol):
     def take_control(self, datagram: bytes, origin: Address) -> None:
         """A control datagram arrives."""
 
-    def take_data(self, headers: Headers, lost: Int64Array, link: Link) -> None:
+    def take_data(self, batch: SymbolBatch, sent_us: int, lost: Int64Array, link: Link) -> None:
         """A batch arrives, without those that are lost."""
 
 
@@ -94,9 +90,9 @@ class Tree:
 
     # --- down -----------------------------------------------------------------------------------------------------
 
-    def multicast_data(self, headers: Headers, start_ns: int, spacing_ns: float, size: int) -> None:
+    def multicast_data(self, batch: SymbolBatch, sent_us: int, start_ns: int, spacing_ns: float, size: int) -> None:
         """Carry a batch whose last datagram leaves now; the first one left at ``start_ns``."""
-        count = len(headers)
+        count = len(batch)
         above = self.uplink.lose(count, NOTHING, start_ns, spacing_ns, size)
         waits = self.uplink.backlog_ns(self.clock.now)
         if len(above) == count:
@@ -109,7 +105,9 @@ class Tree:
                 in_rack[rack] = lost, link.backlog_ns(self.clock.now)
             lost, rack_waits = in_rack[rack]
             arrives_ns = self.clock.now + delay_ns + waits + rack_waits
-            self.clock.at(arrives_ns, _Delivery(self, headers, leaves, lost, start_ns + delay_ns, spacing_ns, size))
+            self.clock.at(
+                arrives_ns, _Delivery(self, batch, sent_us, leaves, lost, start_ns + delay_ns, spacing_ns, size)
+            )
 
     def multicast(self, datagram: bytes, origin: Address) -> None:
         """Carry one control datagram of the sender to everybody."""
@@ -153,12 +151,13 @@ class Tree:
 class _Delivery:
     """A batch on its way to the leaves of one group."""
 
-    __slots__ = ("_headers", "_leaves", "_lost", "_size", "_spacing_ns", "_start_ns", "_tree")
+    __slots__ = ("_batch", "_leaves", "_lost", "_sent_us", "_size", "_spacing_ns", "_start_ns", "_tree")
 
     def __init__(
         self,
         tree: Tree,
-        headers: Headers,
+        batch: SymbolBatch,
+        sent_us: int,
         leaves: list[Leaf],
         lost: Int64Array,
         start_ns: int,
@@ -166,7 +165,8 @@ class _Delivery:
         size: int,
     ) -> None:
         self._tree = tree
-        self._headers = headers
+        self._batch = batch
+        self._sent_us = sent_us
         self._leaves = leaves
         self._lost = lost
         self._start_ns = start_ns
@@ -174,7 +174,7 @@ class _Delivery:
         self._size = size
 
     def __call__(self) -> None:
-        clock, headers, count = self._tree.clock, self._headers, len(self._headers)
+        clock, batch, count = self._tree.clock, self._batch, len(self._batch)
         for leaf in self._leaves:
             host, link = leaf.host, leaf.link
             if host is None or not host.alive:
@@ -184,22 +184,22 @@ class _Delivery:
                 continue
             waits = link.backlog_ns(clock.now)
             if waits:
-                clock.after(waits, _Late(host, headers, lost, link))
+                clock.after(waits, _Late(host, batch, self._sent_us, lost, link))
             else:
-                host.take_data(headers, lost, link)
+                host.take_data(batch, self._sent_us, lost, link)
 
 
 class _Late:
     """A batch that waited in a receiver's own queue."""
 
-    __slots__ = ("_headers", "_host", "_link", "_lost")
+    __slots__ = ("_batch", "_host", "_link", "_lost", "_sent_us")
 
-    def __init__(self, host: Listener, headers: Headers, lost: Int64Array, link: Link) -> None:
-        self._host, self._headers, self._lost, self._link = host, headers, lost, link
+    def __init__(self, host: Listener, batch: SymbolBatch, sent_us: int, lost: Int64Array, link: Link) -> None:
+        self._host, self._batch, self._sent_us, self._lost, self._link = host, batch, sent_us, lost, link
 
     def __call__(self) -> None:
         if self._host.alive:
-            self._host.take_data(self._headers, self._lost, self._link)
+            self._host.take_data(self._batch, self._sent_us, self._lost, self._link)
 
 
 class _Announcement:
