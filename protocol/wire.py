@@ -20,6 +20,8 @@ VERSION = 1
 
 KIND_DATA = 1
 KIND_CONTROL = 2
+KIND_MEASURE = 3
+"""Messages of ``protocol.measurement``: to a session they are malformed, and nothing more."""
 
 DATA_HEADER = np.dtype(
     [
@@ -79,9 +81,9 @@ class Drops:
         return self.foreign + self.version + self.session + self.malformed + self.stale + self.overflow
 
 
-def control_datagram(session_id: int, body: bytes) -> bytes:
+def control_datagram(session_id: int, body: bytes, kind: int = KIND_CONTROL) -> bytes:
     """Return a control datagram: preamble, send time zero, checksum, msgpack body."""
-    preamble = PREAMBLE.pack(MAGIC, VERSION, KIND_CONTROL, session_id, 0)
+    preamble = PREAMBLE.pack(MAGIC, VERSION, kind, session_id, 0)
     return preamble + _CHECKSUM.pack(_checksum(preamble, body)) + body
 
 
@@ -103,9 +105,11 @@ class ControlFrame:
     body: bytes
 
 
-def parse_control(datagram: bytes, drops: Drops) -> ControlFrame | None:
+def parse_control(
+    datagram: bytes, drops: Drops, kind_expected: int = KIND_CONTROL, size_max: int = limits.CONTROL_SIZE_MAX
+) -> ControlFrame | None:
     """Return a control datagram's frame, or count it and return None."""
-    if len(datagram) < CONTROL_BODY_OFFSET or len(datagram) > limits.CONTROL_SIZE_MAX:
+    if len(datagram) < CONTROL_BODY_OFFSET or len(datagram) > size_max:
         drops.foreign += 1
         return None
     magic, version, kind, session_id, sent_us = PREAMBLE.unpack_from(datagram)
@@ -117,7 +121,7 @@ def parse_control(datagram: bytes, drops: Drops) -> ControlFrame | None:
         return None
     body = datagram[CONTROL_BODY_OFFSET:]
     (checksum,) = _CHECKSUM.unpack_from(datagram, _CHECKSUM_OFFSET)
-    if kind != KIND_CONTROL or checksum != _checksum(datagram, body):
+    if kind != kind_expected or checksum != _checksum(datagram, body):
         drops.malformed += 1
         return None
     return ControlFrame(session_id, sent_us, body)

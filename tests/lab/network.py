@@ -164,6 +164,10 @@ class Bridge(_Network):
         """Plug the cable of ``host`` into the switch, or pull it out."""
         _run("ip", "-n", self._switch, "link", "set", self._port(host), "up" if up else "down")
 
+    def set_mtu(self, host: Host, mtu: int) -> None:
+        """Let the port of ``host`` carry packets of at most ``mtu`` bytes; the switch drops longer ones unsaid."""
+        _run("ip", "-n", self._switch, "link", "set", self._port(host), "mtu", str(mtu))
+
     def set_rate(self, host: Host, rate_bits_per_s: int) -> None:
         """Let the port of ``host`` send no faster, with a queue of 50 ms; what does not fit in is dropped."""
         shaper = f"tc qdisc replace dev {self._port(host)} root tbf rate {rate_bits_per_s}bit burst 128kb latency 50ms"

@@ -30,7 +30,9 @@ LAW: dict[str, frozenset[str]] = {
     "ghostcast.sender": _MACHINERY | {"ghostcast.sender"},
     "ghostcast.simulation": frozenset({"ghostcast.simulation", "protocol"}),
     "receivers": _MACHINERY | {"receivers"},
-    "ghostcast.cli": _MACHINERY | {"ghostcast.cli", "ghostcast.sender", "ghostcast.simulation", "receivers"},
+    "ghostcast.measure": _MACHINERY | {"ghostcast.measure"},
+    "ghostcast.cli": _MACHINERY
+    | {"ghostcast.cli", "ghostcast.measure", "ghostcast.sender", "ghostcast.simulation", "receivers"},
 }
 """Package → the packages of ours that it may import; ``ghostcast`` itself is what lies directly in that directory."""
 

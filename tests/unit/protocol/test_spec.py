@@ -8,7 +8,7 @@ import typing
 
 import msgspec
 
-from protocol import limits, messages, wire
+from protocol import limits, measurement, messages, wire
 
 PROTOCOL = pathlib.Path(limits.__file__).parent
 SPEC = (PROTOCOL / "SPEC.md").read_text()
@@ -41,6 +41,16 @@ def test_the_data_header() -> None:
 def test_the_messages() -> None:
     kinds = {kind.__struct_config__.tag: kind for kind in typing.get_args(messages.AnyMessage)}
     table = [row for row in rows(section("4. Messages")) if row[0].isdigit()]
+    assert [int(row[0]) for row in table] == sorted(kinds)
+    for tag, name, fields in table:
+        kind = kinds[int(tag)]
+        assert name == kind.__name__
+        assert re.findall(r"`(\w+)`", fields) == [field.name for field in msgspec.structs.fields(kind)]
+
+
+def test_the_measuring_messages() -> None:
+    kinds = {kind.__struct_config__.tag: kind for kind in typing.get_args(measurement.AnyMeasurement)}
+    table = [row for row in rows(section("12. Measuring")) if row[0].isdigit()]
     assert [int(row[0]) for row in table] == sorted(kinds)
     for tag, name, fields in table:
         kind = kinds[int(tag)]
