@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ghostcast.image.frame import FrameDecoder
 from ghostcast.image.target import Target
 from ghostcast.image.unused import Unused, treat_unused
+from ghostcast.stages import OFF, Stages
 from protocol import limits
 from protocol.assembly import Assembly
 from protocol.errors import ImageError
@@ -102,8 +103,9 @@ def decode_slice(
 class ChunkWriter:
     """Checks chunks against the manifest and writes them. Safe for several threads at once."""
 
-    def __init__(self, target: Target, manifest: Manifest) -> None:
+    def __init__(self, target: Target, manifest: Manifest, stages: Stages = OFF) -> None:
         """Make the target ready for this image; the first thing that touches it."""
+        self._stages = stages
         target.begin(manifest.raw_size)
         self._target = target
         self._manifest = manifest
@@ -118,16 +120,20 @@ class ChunkWriter:
         """
         start, stop = self._manifest.stored_range(chunk)
         frame = memory.view(start, stop)
-        if blake3.blake3(frame).digest() != self._manifest.stored_digests[chunk].tobytes():
+        with self._stages("hash", stop - start):
+            digest = blake3.blake3(frame).digest()
+        if digest != self._manifest.stored_digests[chunk].tobytes():
             return False
         raw_start, raw_stop = self._manifest.raw_range(chunk)
         worker = self._worker()
         raw = worker.page[: raw_stop - raw_start]
         try:
-            worker.decoder.decode_into(frame, raw)
+            with self._stages("decompress", len(raw)):
+                worker.decoder.decode_into(frame, raw)
         except ImageError as error:
             raise ImageError(f"the image is damaged at its source: chunk {chunk}: {error}") from error
-        self._target.write(raw_start, raw, chunk)
+        with self._stages("write", len(raw)):
+            self._target.write(raw_start, raw, chunk)
         return True
 
     def zero(self, chunks: npt.NDArray[np.int64]) -> None:

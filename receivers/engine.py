@@ -31,7 +31,8 @@ from ghostcast.net import sockets
 from ghostcast.net.control import ControlEndpoint
 from ghostcast.net.ingest import Batch, BatchReceiver
 from ghostcast.net.interfaces import Interface
-from protocol import limits
+from ghostcast.stages import OFF, Stages
+from protocol import limits, wire
 from protocol.discovery import Discovery, Found
 from protocol.errors import GhostcastError, NobodyCameError, TargetError, UsageError
 from protocol.manifest import Manifest
@@ -76,6 +77,8 @@ class ReceiveOptions:
     """What becomes of the ranges of the target that no file system uses."""
     grow: bool = False
     """Make the last partition as large as the target allows."""
+    stages: Stages = OFF
+    """Where the engine tells how long each stage takes."""
     inject_loss: float = 0.0
     """Share of data datagrams to throw away on arrival: for the demo and for tests, never for real use."""
 
@@ -356,6 +359,7 @@ class _Ingest:
             manifest: ObjectMemory(session.partition(manifest), session.assembly(manifest)),
             image: ObjectMemory(session.partition(image), session.assembly(image), engine.pool),
         }
+        self._stages = engine.options.stages
         self._codec = Codec(Code(announce.source_symbols), load_kernel())
         self._workers: WorkerPool[_Result] = WorkerPool(worker_count(), self.wake)
         self._writer: ChunkWriter | None = None
@@ -396,10 +400,30 @@ class _Ingest:
         session = self._session
         fill = session.assembly(limits.OBJECT_IMAGE).fill
         self._paused = fill > (RESUME_FILL if self._paused else PAUSE_FILL)
-        batch = None if self._paused else self._receiver.fetch()
+        batch = self._fetch()
         now = time.monotonic_ns()
         if batch is not None:
             self._take_batch(batch, now)
+        with self._stages("session"):
+            self._drive_session(now)
+        if batch is None:
+            self._wait(now)
+        elif self._gather and batch.messages < self._receiver.slot_count // 2:
+            with self._stages("wait"):
+                time.sleep(GATHER_S)
+
+    def _fetch(self) -> Batch | None:
+        if self._paused:
+            return None
+        with self._stages("receive"):
+            batch = self._receiver.fetch()
+        if batch is not None:
+            self._stages.count("receive", batch.size)
+        return batch
+
+    def _drive_session(self, now: int) -> None:
+        """Tell the machine everything but data, and do what it asks."""
+        session = self._session
         inbox = self._engine._inbox
         while inbox:
             session.receive_datagram(inbox.popleft(), now)
@@ -414,16 +438,13 @@ class _Ingest:
         while (event := session.poll_event()) is not None:
             self._handle(event)
         self._send_out()
-        if batch is None:
-            self._wait(now)
-        elif self._gather and batch.messages < self._receiver.slot_count // 2:
-            time.sleep(GATHER_S)
 
     def _wait(self, now: int) -> None:
         due = self._session.next_timeout()
         if due is None:
             return
-        self._receiver.wait(min((due - now) / limits.MILLISECOND_NS, WAIT_MAX_MS), data=not self._paused)
+        with self._stages("wait"):
+            self._receiver.wait(min((due - now) / limits.MILLISECOND_NS, WAIT_MAX_MS), data=not self._paused)
 
     def _send_out(self) -> None:
         sent = False
@@ -444,9 +465,13 @@ class _Ingest:
             headers = headers[kept]
             if not len(headers):
                 return
-        for placement in self._session.receive_symbols(headers, now):
+        with self._stages("place", len(headers) * wire.DATA_HEADER_SIZE):
+            placements = self._session.receive_symbols(headers, now)
+        for placement in placements:
             indices = _compose(kept, placement.indices)
-            self._receiver.scatter(batch, indices, placement.rows, self._memory[placement.object_id].rows)
+            rows = self._memory[placement.object_id].rows
+            with self._stages("scatter", len(placement.rows) * rows.shape[1]):
+                self._receiver.scatter(batch, indices, placement.rows, rows)
 
     def _count_drops(self, now: int) -> None:
         self._drops_due_ns = now + DROPS_INTERVAL_NS
@@ -488,7 +513,8 @@ class _Ingest:
         memory = self._memory[object_id]
 
         def job() -> _Result:
-            decode_slice(memory, self._codec, source_rows, erased, repair_rows, repair_esis)
+            with self._stages("decode", symbols * assembly.partition.symbol_size):
+                decode_slice(memory, self._codec, source_rows, erased, repair_rows, repair_esis)
             return _SliceDecoded(object_id, slice_index)
 
         return job
@@ -554,7 +580,7 @@ class _Ingest:
             target.require(manifest.target_size_min, data_size)
             self._fit = Fit(target, manifest, grow=self._engine.options.grow)
             self._fit.check()
-            self._writer = writer = ChunkWriter(target, manifest)
+            self._writer = writer = ChunkWriter(target, manifest, self._stages)
         except TargetError as error:
             self._give_up(error)
             return
@@ -593,7 +619,8 @@ class _Ingest:
             assert fit is not None
 
             def job() -> _Result:
-                target.finish(raw_size)
+                with self._stages("flush"):
+                    target.finish(raw_size)
                 return _Flushed(fit.apply())
 
             self._workers.submit(job)

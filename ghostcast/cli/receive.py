@@ -17,6 +17,7 @@ from ghostcast.cli.options import (
     SessionName,
     Ttl,
 )
+from ghostcast.cli.profile import Profile, choose_stages, show_stages, with_stages
 from ghostcast.cli.size import format_rate, format_size, parse_size
 from ghostcast.image.unused import Unused
 from protocol import limits
@@ -82,6 +83,7 @@ def receive(
     ] = False,
     report: ReportFile = None,
     json_lines: JsonLines = False,
+    profile: Profile = False,
     inject_loss: Annotated[float, typer.Option("--inject-loss", min=0, max=0.9, hidden=True)] = 0.0,
 ) -> None:
     """Receive an image and write it to a disk or a file, every byte verified first.
@@ -99,6 +101,7 @@ def receive(
     begin_report(report, [target])
     engine: ReceiveEngine | None = None
     status, reason = ExitStatus.INTERNAL, ""
+    stages = choose_stages(profile)
     try:
         check_session_name(session)
         # The pool takes as much again for repair symbols.
@@ -117,6 +120,7 @@ def receive(
             force=force,
             unused=unused,
             grow=grow,
+            stages=stages,
             inject_loss=inject_loss,
         )
         opened = Target.open(target, raw_size=None)
@@ -133,8 +137,9 @@ def receive(
         status, reason = failure_status(failure), str(failure)
         raise
     finally:
-        write_report(report, {"status": int(status), **summary(session, engine, reason)})
+        write_report(report, with_stages({"status": int(status), **summary(session, engine, reason)}, stages))
     view.finish(status, reason)
+    show_stages(stages)
     raise typer.Exit(status)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from ghostcast.cli.choose import ImageArgument, LibraryOption, choose_image
 from ghostcast.cli.options import PORT_DEFAULT, WAIT_MAX_S, InterfaceName, JsonLines, Port, ReportFile, Ttl
+from ghostcast.cli.profile import Profile, choose_stages, show_stages, with_stages
 from ghostcast.cli.size import format_rate, format_size, parse_rate, parse_size
 from protocol import limits
 from protocol.errors import ExitStatus, UsageError
@@ -17,6 +18,7 @@ from protocol.errors import ExitStatus, UsageError
 if TYPE_CHECKING:
     from ghostcast.image.reader import ImageFile
     from ghostcast.sender.engine import SendEngine, SendOptions
+    from ghostcast.stages import Stages
     from protocol.fleet import Peer
     from protocol.sender_events import Event
 
@@ -116,6 +118,7 @@ def send(
     ] = limits.WINDOW_SLICES_DEFAULT,
     report: ReportFile = None,
     json_lines: JsonLines = False,
+    profile: Profile = False,
 ) -> None:
     """Send an image to everybody who joins the session.
 
@@ -130,6 +133,7 @@ def send(
     begin_report(report, [path])
     engine: SendEngine | None = None
     status, reason = ExitStatus.INTERNAL, ""
+    stages = choose_stages(profile)
     try:
         with open_labelled(path) as opened:
             options = _options(
@@ -146,6 +150,7 @@ def send(
                 fec,
                 symbol_size,
                 interleave,
+                stages,
             )
             engine = SendEngine(opened, options, int.from_bytes(os.urandom(4)) | 1)
             view = choose_view(engine, json_lines)
@@ -157,8 +162,10 @@ def send(
         status, reason = failure_status(failure), str(failure)
         raise
     finally:
-        write_report(report, {"status": int(status), "reason": reason, **summary(session, engine)})
+        whole = {"status": int(status), "reason": reason, **summary(session, engine)}
+        write_report(report, with_stages(whole, stages))
     view.finish(status, reason)
+    show_stages(stages)
     raise typer.Exit(status)
 
 
@@ -176,6 +183,7 @@ def _options(
     fec: str,
     symbol_size: int | None,
     interleave: int,
+    stages: Stages,
 ) -> SendOptions:
     """Return what the command line asks for, checked."""
     from ghostcast.cli.run import check_session_name
@@ -208,6 +216,7 @@ def _options(
         repair_symbols=None if fec == "auto" else int(fec),
         symbol_size=symbol_size,
         window_slices=interleave,
+        stages=stages,
     )
 
 

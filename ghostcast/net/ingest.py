@@ -62,11 +62,17 @@ class Batch:
     """All slots were filled: more is probably waiting."""
     counts: npt.NDArray[np.int64]
     """``int64[messages]``: how many data datagrams each filled slot holds; they are in order in ``headers``."""
+    datagram_size: int
 
     @property
     def messages(self) -> int:
         """How many slots were filled."""
         return len(self.counts)
+
+    @property
+    def size(self) -> int:
+        """Payload bytes of the data datagrams, headers included."""
+        return len(self.headers) * self.datagram_size
 
     @functools.cached_property
     def slots(self) -> npt.NDArray[np.int64]:
@@ -188,7 +194,7 @@ class BatchReceiver:
         self._buffers_seen += count
         self._datagrams_seen += len(headers)
         self._joined_average += 0.05 * (len(headers) / count - self._joined_average)
-        return Batch(headers, control, count == self.slot_count, whole)
+        return Batch(headers, control, count == self.slot_count, whole, self._datagram_size)
 
     def _gather_headers(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
         """Return the headers of the first ``counts`` datagrams of each slot, as one array."""

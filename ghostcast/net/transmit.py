@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ghostcast.net import libc
 from ghostcast.net.sockets import SOL_UDP, UDP_SEGMENT
+from ghostcast.stages import OFF, Stages
 from protocol.errors import UsageError
 from protocol.wire import SENT_US_OFFSET
 
@@ -53,7 +54,7 @@ class Pacer:
 class BatchSender:
     """Sends rows of ``uint8[n, datagram_size]`` to one group. Not thread-safe: one thread owns it."""
 
-    def __init__(self, opened: socket.socket, group: str, port: int, datagram_size: int) -> None:
+    def __init__(self, opened: socket.socket, group: str, port: int, datagram_size: int, stages: Stages = OFF) -> None:
         """Prepare to send.
 
         Args:
@@ -61,6 +62,7 @@ class BatchSender:
             group: the data group.
             port: its port.
             datagram_size: bytes of every row.
+            stages: told how long sending and waiting take.
         """
         try:
             opened.connect((group, port))
@@ -69,6 +71,7 @@ class BatchSender:
                 f"cannot send to group {group}: {error.strerror}; a route is missing: ip route add 224.0.0.0/4 dev IF"
             ) from error
         self._socket = opened
+        self._stages = stages
         self._datagram_size = datagram_size
         self._pacer = Pacer()
         self.batch_count = max(1, min(SEGMENTS_MAX, BATCH_SIZE_MAX // datagram_size))
@@ -113,9 +116,11 @@ class BatchSender:
             if stop():
                 return
             batch = rows[start : start + self.batch_count]
-            self._pacer.wait(batch.nbytes, rate())
+            with self._stages("pace"):
+                self._pacer.wait(batch.nbytes, rate())
             stamps[start : start + self.batch_count] = _now_us()
-            self._attempt(lambda: self._send_batch(batch), len(batch))  # noqa: B023 (called at once)
+            with self._stages("send", batch.nbytes):
+                self._attempt(lambda: self._send_batch(batch), len(batch))  # noqa: B023 (called at once)
             self.bytes_sent += self._taken * self._datagram_size
 
     def _send_batch(self, batch: npt.NDArray[np.uint8]) -> None:

@@ -35,6 +35,7 @@ from ghostcast.sender.layout import (
     WindowEncoder,
     window_datagrams_max,
 )
+from ghostcast.stages import OFF, Stages
 from protocol import limits, messages, wire
 from protocol.errors import UsageError
 from protocol.extents import Extents
@@ -63,6 +64,8 @@ class SendOptions:
     symbol_size: int | None = None
     """None: what the interface's MTU allows."""
     window_slices: int = limits.WINDOW_SLICES_DEFAULT
+    stages: Stages = OFF
+    """Where the engine tells how long each stage takes."""
 
 
 class Observer:
@@ -177,7 +180,7 @@ class SendEngine:
             parameters = self._parameters(control_port)
             self.session = SenderSession(parameters, self._wanted(parameters), time.monotonic_ns())
             datagram_size = wire.DATA_HEADER_SIZE + parameters.symbol_size
-            self.sender = BatchSender(data_socket, self.group, parameters.port, datagram_size)
+            self.sender = BatchSender(data_socket, self.group, parameters.port, datagram_size, self.options.stages)
             encoder = self._encoder(self.session)
             loop = asyncio.get_running_loop()
             threads = [
@@ -265,7 +268,7 @@ class SendEngine:
             limits.OBJECT_MANIFEST: MemoryBytes(self.image.manifest_bytes),
             limits.OBJECT_IMAGE: FileBytes(self.image.fileno(), str(self.image.path)),
         }
-        return WindowEncoder(self._session_id, partitions, sources, load_kernel())
+        return WindowEncoder(self._session_id, partitions, sources, load_kernel(), self.options.stages)
 
     async def _serve(self, session: SenderSession, control: ControlEndpoint, discovery: ControlEndpoint) -> None:
         """Drive the session machine until it has said its last word."""
@@ -358,7 +361,8 @@ class SendEngine:
                 continue
             buffer = self._free_buffers.get()
             try:
-                rows = encoder.encode(item, buffer)
+                with self.options.stages("lay out", item.datagram_count * buffer.rows.shape[1]):
+                    rows = encoder.encode(item, buffer)
             except BaseException as error:
                 loop.call_soon_threadsafe(self._failed, error)
                 rows = buffer.rows[:0]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ghostcast.net import libc
+from ghostcast.stages import OFF, Stages
 from protocol import limits, wire
 from protocol.errors import ImageError
 from protocol.partition import Partition
@@ -102,8 +103,10 @@ class WindowEncoder:
         partitions: Mapping[int, Partition],
         sources: Mapping[int, ObjectBytes],
         kernel: Kernel,
+        stages: Stages = OFF,
     ) -> None:
         """Prepare for one session; ``partitions`` and ``sources`` are by object id, with one k and one symbol size."""
+        self._stages = stages
         self._session_id = session_id
         self._partitions = partitions
         self._sources = sources
@@ -164,10 +167,12 @@ class WindowEncoder:
         source_datagrams = datagrams[is_source]
         if len(source_datagrams) == source_count and int(esis[0]) == 0:
             # The whole slice goes out in order: its bytes are read straight into the datagrams.
-            self._read_in_place(object_id, begin, end, source_datagrams, buffer)
+            with self._stages("read", end - begin):
+                self._read_in_place(object_id, begin, end, source_datagrams, buffer)
             sources = buffer.symbols.take(source_datagrams)
         else:
-            self._read_scratch(object_id, begin, end)
+            with self._stages("read", end - begin):
+                self._read_scratch(object_id, begin, end)
             buffer.payloads[source_datagrams] = self._scratch[esis[is_source]]
             sources = self._scratch_symbols.take(np.arange(source_count))
         if len(source_datagrams) == len(datagrams):
@@ -177,7 +182,8 @@ class WindowEncoder:
         edges = np.flatnonzero(np.diff(repair_esis) != 1) + 1
         for run, run_esis in zip(np.split(repair_datagrams, edges), np.split(repair_esis, edges), strict=True):
             if len(run):
-                self._codec.encode(sources, buffer.symbols.take(run), int(run_esis[0]))
+                with self._stages("encode", end - begin):
+                    self._codec.encode(sources, buffer.symbols.take(run), int(run_esis[0]))
 
     def _read_in_place(
         self, object_id: int, begin: int, end: int, datagrams: Int64Array, buffer: TransmitBuffer
