@@ -86,6 +86,9 @@ END_REPEAT_NS = 15 * MILLISECOND_NS
 DONE_REPEAT_NS = 100 * MILLISECOND_NS  # doubles up to DONE_REPEAT_MAX_NS until acknowledged
 DONE_REPEAT_MAX_NS = 2 * SECOND_NS
 SENDER_SILENCE_NS = 8 * SECOND_NS  # a receiver that hears nothing for so long takes the sender for gone
+DATA_SILENCE_NS = (
+    30 * SECOND_NS
+)  # ... that hears it announced, and nothing of its data; a sender's disk may stall as long
 RECEIVER_SILENCE_NS = 8 * SECOND_NS  # at least; grows with the report interval of a large fleet
 REPORTS_MISSED_MAX = 6
 

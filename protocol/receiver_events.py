@@ -28,6 +28,8 @@ class Outcome(enum.Enum):
     FAILED = "failed"
     SENDER_GONE = "sender_gone"
     """The sender fell silent, was interrupted, or ended the session without this receiver."""
+    DEAF = "deaf"
+    """The sender is there, but nothing of its data group comes here."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -121,6 +121,8 @@ class ReceiverSession:
         self._highest = 0
         self._settled = 0
         self._heard_ns = now
+        self._data_heard_ns = now
+        """When the data group last said something, or nothing was to be expected of it yet."""
         self._echo_us = 0
         self._echo_ns = now
         self._grtt_ns = limits.GRTT_START_NS
@@ -181,7 +183,7 @@ class ReceiverSession:
         """Return when ``handle_timeout`` wants to be called, or None when it is over."""
         if self.state is ReceiverState.ENDED:
             return None
-        due = [self._heard_ns + limits.SENDER_SILENCE_NS]
+        due = [self._heard_ns + limits.SENDER_SILENCE_NS, self._data_heard_ns + limits.DATA_SILENCE_NS]
         due += [
             when
             for when in (self._join_ns, self._scan_ns, self._nack_ns, self._report_ns, self._done_ns)
@@ -195,6 +197,9 @@ class ReceiverSession:
             return
         if now - self._heard_ns >= limits.SENDER_SILENCE_NS:
             self._sender_silent()
+            return
+        if now - self._data_heard_ns >= limits.DATA_SILENCE_NS:
+            self._data_silent()
             return
         if self._join_ns is not None and now >= self._join_ns:
             self._send_join(now)
@@ -223,6 +228,8 @@ class ReceiverSession:
         match message:
             case messages.Announce():
                 self._heard_ns = now
+                if message.state is SessionState.WAITING:
+                    self._data_heard_ns = now
             case messages.Welcome():
                 self._welcome(message, now)
             case messages.Refuse():
@@ -252,7 +259,7 @@ class ReceiverSession:
                 assert_never(message)
 
     def _heard(self, sent_us: int, now: int) -> None:
-        self._heard_ns = now
+        self._heard_ns = self._data_heard_ns = now
         self._echo_us, self._echo_ns = sent_us, now
 
     def _welcome(self, message: messages.Welcome, now: int) -> None:
@@ -333,6 +340,19 @@ class ReceiverSession:
             self._end(Outcome.VERIFIED, f"the sender did not confirm it: nothing heard for {seconds} s")
         else:
             self._end(Outcome.SENDER_GONE, f"nothing was heard from the sender for {seconds} s")
+
+    def _data_silent(self) -> None:
+        """Leave a session that others may end well, and that would wait for this receiver as long as it lives."""
+        seconds = limits.DATA_SILENCE_NS // limits.SECOND_NS
+        if self.state is ReceiverState.CONFIRMING:
+            self._end(Outcome.VERIFIED, f"the sender did not confirm it: its data group was silent for {seconds} s")
+            return
+        group = ".".join(map(str, self.found.announce.group.to_bytes(4)))
+        self.fail(
+            f"the sender is there, but nothing came in its data group {group} for {seconds} s: do all switches on the "
+            "way pass multicast? Where they snoop, they need a querier",
+            Outcome.DEAF,
+        )
 
     def _end(self, outcome: Outcome, text: str) -> None:
         self.state, self.outcome, self.outcome_text = ReceiverState.ENDED, outcome, text
@@ -576,14 +596,14 @@ class ReceiverSession:
         # A fleet that ends together spreads its DONEs over the time the sender needs to hear them.
         self._done_ns = now + self._rng.randrange(self._receivers * limits.SECOND_NS // limits.FEEDBACK_PER_S + 1)
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, outcome: Outcome = Outcome.FAILED) -> None:
         """Give up: tell the sender why, and end."""
         if self.state is ReceiverState.ENDED:
             return
         if self.receiver_index is not None:
             for _copy in range(limits.FAIL_COPIES):
                 self._send(messages.Fail(self.receiver_index, messages.clip(reason, limits.REASON_LENGTH_MAX)))
-        self._end(Outcome.FAILED, reason)
+        self._end(outcome, reason)
 
     # --- asking ---------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -374,6 +375,24 @@ def test_silence_ends_it() -> None:
     assert desk.session.outcome is None
     desk.pass_time(2 * MS)
     assert desk.session.outcome is Outcome.SENDER_GONE
+
+
+def test_announcements_alone_keep_a_receiver_only_while_the_session_waits() -> None:
+    desk = Desk()
+    desk.welcome()
+    waiting = desk.session.found.announce
+    for _second in range(2 * limits.DATA_SILENCE_NS // limits.SECOND_NS):
+        desk.pass_time(limits.SECOND_NS)
+        desk.tell(waiting)
+    assert desk.session.outcome is None
+    begun = desk.now
+    while desk.session.outcome is None:
+        desk.pass_time(limits.SECOND_NS)
+        desk.tell(msgspec.structs.replace(waiting, state=SessionState.SENDING))
+    assert limits.DATA_SILENCE_NS <= desk.now - begun <= limits.DATA_SILENCE_NS + limits.SECOND_NS
+    assert desk.session.outcome is Outcome.DEAF
+    assert "data group 0.0.0.1" in desk.session.outcome_text
+    assert len(desk.said(messages.Fail)) == limits.FAIL_COPIES
 
 
 def test_a_refusal_for_me_ends_it_and_for_another_does_not() -> None:

@@ -58,6 +58,7 @@ def engine(tmp_path: Path) -> Iterator[ReceiveEngine]:
         (Outcome.FAILED, None, False, ExitStatus.IMAGE),
         (Outcome.FAILED, None, True, ExitStatus.INTERRUPTED),
         (Outcome.SENDER_GONE, None, False, ExitStatus.INCOMPLETE),
+        (Outcome.DEAF, None, False, ExitStatus.INCOMPLETE),
         (None, None, True, ExitStatus.INTERRUPTED),
         (None, None, False, ExitStatus.INCOMPLETE),
     ],
