@@ -150,6 +150,32 @@ def loop_device(backing: pathlib.Path, size: int) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
+def failing_device(directory: pathlib.Path, size: int, bad_offset: int, bad_size: int) -> Iterator[pathlib.Path]:
+    """Give a block device that cannot be written in one place.
+
+    A loop device on a file of a full tmpfs, in which only that place, whole pages, has no memory of its own yet: what
+    is to be written there finds none. So no fault device of the kernel is needed. A write that begins at
+    ``bad_offset`` fails with ENOSPC. One that begins before it and reaches into it is cut short, and the loop driver
+    (Linux 6.18) reports it complete: such a disk lies, and only reading back finds it.
+
+    Raises:
+        LoopUnavailable: no loop device can be had here.
+    """
+    slack = 8 * MIB
+    with mounted("none", directory, "-t", "tmpfs", "-o", f"size={size + slack}") as tmpfs:
+        backing = tmpfs / "backing"
+        with backing.open("xb", buffering=0) as file:
+            for start, stop in ((0, bad_offset), (bad_offset + bad_size, size)):
+                os.posix_fallocate(file.fileno(), start, stop - start)
+            file.truncate(size)
+        with loop_device(backing, size) as device, (tmpfs / "filler").open("xb", buffering=0) as filler:
+            with contextlib.suppress(OSError):
+                while True:
+                    filler.write(bytes(4096))
+            yield device
+
+
+@contextlib.contextmanager
 def mounted(source: str | os.PathLike[str], mount_point: pathlib.Path, *options: str) -> Iterator[pathlib.Path]:
     """Mount something at ``mount_point`` (made if not there) for the time of the block."""
     mount_point.mkdir(exist_ok=True)

@@ -143,6 +143,7 @@ class Bridge(_Network):
         self._hub = hub
         self._switch = self._namespace_name("switch")
         self._loss: dict[str, tuple[int, Direction]] = {}
+        self._deaf: dict[str, str] = {}
 
     def set_loss(self, host: Host, fraction: float, direction: Direction = "towards") -> None:
         """Drop packets of every kind on the port of ``host``, independently of all other ports; 0 ends it.
@@ -167,6 +168,16 @@ class Bridge(_Network):
     def set_mtu(self, host: Host, mtu: int) -> None:
         """Let the port of ``host`` carry packets of at most ``mtu`` bytes; the switch drops longer ones unsaid."""
         _run("ip", "-n", self._switch, "link", "set", self._port(host), "mtu", str(mtu))
+
+    def set_interface(self, host: Host, *, up: bool) -> None:
+        """Take the host's own interface down, or bring it up again as a network manager does, routes included."""
+        route = [f"route add 224.0.0.0/4 dev {host.interface}"] if up else []
+        _ip_batch(host.namespace, f"link set {host.interface} {'up' if up else 'down'}", *route)
+
+    def set_deaf(self, host: Host, destination: str) -> None:
+        """Keep from a host everything that goes to this address or network, as a switch does that never saw a join."""
+        self._deaf[self._port(host)] = destination
+        self._load_loss_rules()
 
     def set_rate(self, host: Host, rate_bits_per_s: int) -> None:
         """Let the port of ``host`` send no faster, with a queue of 50 ms; what does not fit in is dropped."""
@@ -203,6 +214,7 @@ class Bridge(_Network):
             if per_mille
             for match in (("oifname",) if direction == "towards" else ("oifname", "iifname"))
         ]
+        rules += [f'oifname "{port}" ip daddr {destination} drop' for port, destination in self._deaf.items()]
         # Declaring the table before deleting it makes the deletion succeed the first time too; one transaction, so
         # that no packet passes between the old rules and the new ones.
         script = [

@@ -11,6 +11,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from tests.lab import disks
@@ -53,16 +54,28 @@ class Command:
 class Session:
     """Starts the commands of one named session."""
 
-    def __init__(self, commands: Processes, directory: pathlib.Path, name: str = "lab") -> None:
+    def __init__(
+        self,
+        commands: Processes,
+        directory: pathlib.Path,
+        name: str = "lab",
+        launch: Sequence[str | os.PathLike[str]] = (GHOSTCAST,),
+    ) -> None:
+        """Start nothing yet; ``launch`` is what a verb and its options are appended to."""
         self.name = name
         self._commands = commands
         self._directory = directory
+        self._launch = launch
 
     def send(self, host: Host, source: Source, *options: str) -> Command:
         """Start ``send`` and wait until it announces its session."""
-        command = self._start(host, "send", source.image, options)
+        command = self.begin_send(host, source, *options)
         command.process.await_event("waiting")
         return command
+
+    def begin_send(self, host: Host, source: Source, *options: str) -> Command:
+        """Start ``send``."""
+        return self._start(host, "send", source.image, options)
 
     def receive(self, host: Host, target: pathlib.Path, *options: str) -> Command:
         """Start ``receive``."""
@@ -72,16 +85,16 @@ class Session:
         report_path = self._directory / f"{self.name}-{host.name}-{verb}.report.json"
         common = ("--session", self.name, "--interface", host.interface, "--report", str(report_path), "--json")
         process = self._commands.start(
-            host, [GHOSTCAST, verb, operand, *common, *options], name=f"{self.name}-{host.name}-{verb}"
+            host, [*self._launch, verb, operand, *common, *options], name=f"{self.name}-{host.name}-{verb}"
         )
         return Command(host, process, report_path)
 
 
-def make_source(raw: pathlib.Path) -> Source:
+def make_source(raw: pathlib.Path, *options: str) -> Source:
     """Make the image of a raw disk, beside it."""
     image = raw.with_name(f"{raw.name}.img.zst")
     subprocess.run(
-        [GHOSTCAST, "image", "create", raw, image],
+        [GHOSTCAST, "image", "create", raw, image, *options],
         check=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -22,6 +22,9 @@ JUNK_KINDS = ("random", "truncated", "flipped")
 _UDP_SEGMENT = 103  # linux/udp.h; the socket module has no name for it before Python 3.13
 _ETH_P_IP = 0x0800
 _SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_MR_PROMISC = 263, 1, 1  # linux/if_packet.h
+_PACKET_IGNORE_OUTGOING = 23
+_CATCH_UP_S = 0.01
+_SLEEP_MIN_S = 0.001  # a shorter sleep takes longer than it should
 _NUMBER = struct.Struct("!I")
 _END = 0xFFFFFFFF
 _END_COPIES = 300  # at 30 % loss all are lost once in 10^157 runs
@@ -77,11 +80,13 @@ class _Overheard:
     payload: bytes
 
 
-def junk(address: str, *, targets: list[tuple[str, int]], kinds: list[str], rate_per_s: int, seed: int) -> None:
+def junk(
+    address: str, *, targets: list[tuple[str, int]], kinds: list[str], rate_per_s: int, each_target: bool, seed: int
+) -> None:
     """Spray noise until killed: ``random`` bytes, and overheard datagrams ``truncated`` or with bits ``flipped``.
 
-    Datagrams go to ``targets`` and to every address and port that others were seen to send to. Says how many of each
-    kind it has sent, once a hundred.
+    Datagrams go to ``targets`` and to every address and port that others were seen to send to: ``rate_per_s`` of them
+    altogether, or to each of these. Says how many of each kind it has sent, once a hundred.
     """
     rng = random.Random(seed)
     seen: dict[tuple[str, int], list[bytes]] = {target: [] for target in targets}
@@ -95,13 +100,18 @@ def junk(address: str, *, targets: list[tuple[str, int]], kinds: list[str], rate
         cable.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, promiscuous)  # also what is addressed to other hosts
         cable.setblocking(False)
         sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+        cable.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
         _say(event="ready")
+        due = time.monotonic()
         while True:
-            time.sleep(1 / rate_per_s)
             for datagram in _overhear(cable, address):
                 kept = seen.setdefault(datagram.target, [])
                 kept.append(datagram.payload)
                 del kept[:-16]
+            rate = rate_per_s * (len(seen) if each_target else 1)
+            due = max(due + 1 / rate, time.monotonic() - _CATCH_UP_S)
+            if (left := due - time.monotonic()) > _SLEEP_MIN_S:
+                time.sleep(left)
             target = rng.choice(list(seen))
             kind = rng.choice(kinds)
             if kind != "random" and not seen[target]:
@@ -177,6 +187,7 @@ def main() -> None:
     command.add_argument("--target", type=_endpoint, action="append", default=[], dest="targets")
     command.add_argument("--kind", choices=JUNK_KINDS, action="append", required=True, dest="kinds")
     command.add_argument("--rate-per-s", type=int, default=200)
+    command.add_argument("--each-target", action="store_true", help="so many to each address and port")
     command.add_argument("--seed", type=int, required=True)
     arguments = vars(parser.parse_args())
     command_name = arguments.pop("command")
