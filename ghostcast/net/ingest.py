@@ -296,7 +296,13 @@ class BatchReceiver:
         rows: npt.NDArray[np.int64],
         buffer: npt.NDArray[np.uint8],
     ) -> None:
-        """Copy some of the payloads, slot by slot: one fancy index over all slots would copy every payload twice."""
+        """Copy some of the payloads: one numpy call, or, where slots hold a batch each, one a slot.
+
+        One fancy index over slots that hold many would copy every payload twice.
+        """
+        if self._segments_max == 1:
+            buffer[rows] = self._payloads[slots, 0]
+            return
         edges = (np.flatnonzero(np.diff(slots)) + 1).tolist()
         for start, stop in zip((0, *edges), (*edges, len(slots)), strict=True):
             buffer[rows[start:stop]] = self._payloads[slots[start]][segments[start:stop]]
