@@ -5,6 +5,7 @@ Knows ioctls. The invariant: nothing here writes to a disk.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import struct
 
@@ -25,12 +26,13 @@ def sector_size(descriptor: int) -> int:
 
 
 def reread_table(descriptor: int) -> bool:
-    """Have the kernel read a disk's partition table again; returns whether it did.
+    """Have the kernel read a disk's partition table again.
 
-    It does not where the device has no partitions of its own, or one of them is in use.
+    Returns:
+        False if it refused because something uses a partition; a device that has no partitions needs nothing done.
     """
     try:
         fcntl.ioctl(descriptor, _BLKRRPART)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno != errno.EBUSY
     return True

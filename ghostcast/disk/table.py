@@ -69,7 +69,8 @@ def read_table(path: Path, size: int, sector_size: int) -> Table:
     """
     found_size = _gpt_sector_size(path)
     try:
-        output = programs.run("partx", "--pairs", "--output", "NR,START,SECTORS,NAME,UUID,TYPE,SCHEME", path)
+        unit = ("--sector-size", str(found_size)) if found_size else ()
+        output = programs.run("partx", *unit, "--pairs", "--output", "NR,START,SECTORS,NAME,UUID,TYPE,SCHEME", path)
     except programs.ProgramFailed:
         output = ""
     rows = [{key: _unescape(value) for key, value in _FIELD.findall(line)} for line in output.splitlines()]

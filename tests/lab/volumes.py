@@ -187,7 +187,7 @@ def capture(source: pathlib.Path, image: pathlib.Path, warnings: list[str] | Non
         if warnings is not None:
             warnings += found
         else:
-            assert found == []
+            assert found == [], found
         return create_image(raw, image, ImageOptions(), force=True)
 
 
