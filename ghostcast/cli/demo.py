@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostcast.cli import image
+from ghostcast.cli.progress import show_bar
 from ghostcast.cli.size import format_rate, format_size, parse_size
 from protocol import limits
 from protocol.errors import ExitStatus, GhostcastError, IncompleteError, TargetError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 EXAMPLES = (
     "Examples:\n\n"
@@ -145,7 +146,7 @@ class _Demo:
         from ghostcast.image.writer import ImageOptions, create_image
 
         begun = time.monotonic()
-        with RawSource.open(self.raw) as source, _bar("compressing", self.size, self.json_lines) as advance:
+        with RawSource.open(self.raw) as source, show_bar("compressing", self.size, quiet=self.json_lines) as advance:
             manifest = create_image(
                 source, self.image, ImageOptions(name="demo disk"), progress=lambda raw, _stored: advance(raw)
             )
@@ -192,7 +193,7 @@ class _Demo:
         patience = threading.Timer(PATIENCE_S, sender.kill)
         patience.daemon = True
         patience.start()
-        with _bar("cloning", self.size, self.json_lines) as advance:
+        with show_bar("cloning", self.size, quiet=self.json_lines) as advance:
             for line in sender.stdout:
                 with contextlib.suppress(ValueError):
                     event = json.loads(line)
@@ -208,7 +209,7 @@ class _Demo:
 
         with contextlib.suppress(OSError, ValueError):
             self.sender_facts = json.loads(self.sender_report.read_text())
-        with _bar("verifying", self.size * len(self.copies), self.json_lines) as advance:
+        with show_bar("verifying", self.size * len(self.copies), quiet=self.json_lines) as advance:
             for number, copy in enumerate(self.copies):
                 with contextlib.suppress(OSError, ValueError):
                     copy.facts = json.loads(copy.report.read_text())
@@ -302,32 +303,3 @@ def _free_port() -> int:
             raise GhostcastError(f"loopback cannot be used: {error.strerror}; ip link set lo up") from error
         port: int = probe.getsockname()[1]
         return port
-
-
-@contextlib.contextmanager
-def _bar(title: str, total: int, json_lines: bool) -> Any:
-    """Give a function that shows progress towards ``total`` bytes on a terminal, and does nothing elsewhere."""
-    if json_lines or not sys.stderr.isatty():
-        quiet: Callable[[float], None] = lambda done: None  # noqa: E731
-        yield quiet
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)

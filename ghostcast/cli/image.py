@@ -137,7 +137,8 @@ def create(
         if raw.use is not None and not allow_mounted:
             raise UsageError(f"{source}: {raw.use}, or use --allow-mounted: the image may catch it half-written")
         start = time.monotonic()
-        _warn([] if raw_blocks else raw.look(), json_lines)
+        if not raw_blocks:
+            _warn(raw.look(_say_step if sys.stderr.isatty() and not json_lines else None), json_lines)
         path = image or Library(library).reserve(name or "").path
         with show_progress("create", raw.size, json_lines) as progress:
             manifest = create_image(raw, path, options, force=force, progress=progress)
@@ -158,7 +159,7 @@ def info(image: ImageArgument, library: LibraryOption = None, json_lines: _Json 
     if json_lines:
         print_json(facts)
         return
-    source = manifest.source
+    source, disk = manifest.source, manifest.disk
     created = datetime.datetime.fromtimestamp(manifest.created, datetime.UTC)
     rows = {
         "name": manifest.name,
@@ -171,13 +172,16 @@ def info(image: ImageArgument, library: LibraryOption = None, json_lines: _Json 
         "source": " ".join(filter(None, (source.kind, source.path, source.host and f"on {source.host}"))),
         "architecture": source.architecture,
         "for": describe(manifest.match),
-        "sector size": source.sector_size or "",
+        "table": disk.table if disk is not None else "",
+        "sector size": (disk.sector_size if disk is not None else 0) or source.sector_size or "",
+        "fits on": f"{format_size(manifest.target_size_min)} ({manifest.target_size_min} bytes) or more",
         **{f"label {key}": value for key, value in source.labels.items()},
     }
     for title, value in rows.items():
         if value != "":
             # Names come from a file that anybody may have made: a terminal must not obey them.
             print(f"{printable(title):<14}{printable(str(value))}")
+    _show_disk(manifest)
 
 
 @app.command(
@@ -275,12 +279,38 @@ def extract(
     _finish("extracted", target, path, manifest, start, json_lines)
 
 
+def _say_step(name: str) -> None:
+    print(f"looking at {printable(name)}", file=sys.stderr)
+
+
 def _warn(texts: list[str], json_lines: bool) -> None:
     for text in texts:
         if json_lines:
             print_json({"event": "warning", "text": text})
         else:
             print(f"note: {printable(text)}", file=sys.stderr)
+
+
+def _show_disk(manifest: Manifest) -> None:
+    """Print the picture of the disk on standard output."""
+    from rich.console import Console
+
+    from ghostcast.cli import disk_view
+
+    console = Console(highlight=False, soft_wrap=False)
+    width = min(console.width, disk_view.WIDTH_MAX)
+    disk = manifest.disk
+    if disk is not None and disk.volumes:
+        print()
+        console.print(disk_view.volume_table(disk), width=width)
+        for note in disk_view.notes(disk):
+            console.print(printable(note), width=width, markup=False)
+    if manifest.chunk_count:
+        print()
+        print(disk_view.bar(manifest, width))
+        if disk is not None and disk.table:
+            print(disk_view.ruler(disk, manifest.raw_size, width))
+        print(disk_view.legend(manifest))
 
 
 def _check_destination(image: Path | None, name: str | None, library: Path | None) -> None:
@@ -319,7 +349,9 @@ def image_facts(path: Path, manifest: Manifest) -> dict[str, Any]:
         "chunks": manifest.chunk_count,
         "chunks_zero": int(((manifest.flags & FLAG_ZERO) != 0).sum()),
         "chunks_unused": int(((manifest.flags & FLAG_UNUSED) != 0).sum()),
+        "target_bytes_min": manifest.target_size_min,
         "source": msgspec.to_builtins(manifest.source),
+        "disk": msgspec.to_builtins(manifest.disk),
         "match": msgspec.to_builtins(manifest.match),
     }
 

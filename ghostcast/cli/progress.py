@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 from ghostcast.cli.run import print_json
@@ -24,6 +24,16 @@ def show_progress(action: str, raw_size: int | None, json_lines: bool) -> Genera
         return
     if not sys.stderr.isatty():
         yield None
+        return
+    with show_bar(action, raw_size) as advance:
+        yield lambda raw_done, _stored_done: advance(raw_done)
+
+
+@contextlib.contextmanager
+def show_bar(title: str, total: int | None, *, quiet: bool = False) -> Generator[Callable[[float], None], None, None]:
+    """Give a function that shows progress towards ``total`` bytes on a terminal, and does nothing elsewhere."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _done: None
         return
     from rich.console import Console
     from rich.progress import (
@@ -45,8 +55,8 @@ def show_progress(action: str, raw_size: int | None, json_lines: bool) -> Genera
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(action, total=raw_size)
-        yield lambda raw_done, stored_done: bar.update(task, completed=raw_done)
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def _json_progress(action: str, raw_size: int | None) -> Progress:
