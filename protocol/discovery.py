@@ -52,8 +52,7 @@ class Discovery:
         if not isinstance(message, messages.Announce) or (self.name is not None and message.name != self.name):
             self.drops.stale += 1
             return
-        slices = -(-message.stream_size // (message.symbol_size * message.source_symbols))
-        if slices > limits.SLICE_COUNT_MAX:
+        if not _fits(message):
             self.drops.malformed += 1
             return
         known = self.found.get(frame.session_id)
@@ -84,3 +83,48 @@ class Discovery:
         if self.name is not None and len({one.announce.image_id for one in found}) == 1:
             return found[:1]
         return found
+
+
+class Successor:
+    """Listens for a sender that serves the same image under the same name again, after the first one was lost."""
+
+    def __init__(self, lost: Found) -> None:
+        self.found: Found | None = None
+        """The session to go on with, if one is announced."""
+        self.lost = False
+        """Whether the first one is given up: from then on it may itself come back, as one that was stopped does."""
+        self._lost = lost
+        self._drops = wire.Drops()
+
+    def receive_datagram(self, datagram: bytes, address: Address) -> None:
+        """Take in a datagram from the discovery group."""
+        frame = wire.parse_control(datagram, self._drops)
+        message = None if frame is None else messages.decode(frame.body, self._drops)
+        if frame is None or message is None:
+            return
+        if isinstance(message, messages.End):
+            if self.found is not None and frame.session_id == self.found.session_id:
+                self.found = None
+            return
+        lost = self._lost.announce
+        if frame.session_id == self._lost.session_id and not self.lost:
+            return
+        if (
+            isinstance(message, messages.Announce)
+            and (message.name, message.image_id, message.manifest_digest)
+            == (lost.name, lost.image_id, lost.manifest_digest)
+            and _fits(message)
+            and (
+                self.found is None or frame.session_id != self.found.session_id or address[0] == self.found.sender_host
+            )
+        ):
+            self.found = Found(frame.session_id, message, address[0])
+
+    def poll_transmit(self) -> bytes:
+        """Return a SOLICIT for it."""
+        return messages.encode(0, messages.Solicit(self._lost.announce.name))
+
+
+def _fits(announce: messages.Announce) -> bool:
+    """Whether the stream has no more slices than a receiver's tables may have."""
+    return -(-announce.stream_size // (announce.symbol_size * announce.source_symbols)) <= limits.SLICE_COUNT_MAX

@@ -89,6 +89,7 @@ SENDER_SILENCE_NS = 8 * SECOND_NS  # a receiver that hears nothing for so long t
 DATA_SILENCE_NS = (
     30 * SECOND_NS
 )  # ... that hears it announced, and nothing of its data; a sender's disk may stall as long
+SENDER_REPLACED_NS = 2 * SECOND_NS  # silent for so long, and announced anew: the sender was started again
 RECEIVER_SILENCE_NS = 8 * SECOND_NS  # at least; grows with the report interval of a large fleet
 REPORTS_MISSED_MAX = 6
 

@@ -99,6 +99,8 @@ class ReceiverSession:
         self.drops = wire.Drops()
         self.counters = ReceivedCounters()
         self.bytes_done = 0
+        self.sender_lost = False
+        """Whether it ended because the sender fell silent or was replaced: it may come back."""
         self.checking = False
         """Whether the engine is still finding out what the target holds already: nothing is asked for until then."""
         self.backlog = 0.0
@@ -339,6 +341,7 @@ class ReceiverSession:
         if self.state is ReceiverState.CONFIRMING:
             self._end(Outcome.VERIFIED, f"the sender did not confirm it: nothing heard for {seconds} s")
         else:
+            self.sender_lost = True
             self._end(Outcome.SENDER_GONE, f"nothing was heard from the sender for {seconds} s")
 
     def _data_silent(self) -> None:
@@ -353,6 +356,12 @@ class ReceiverSession:
             "way pass multicast? Where they snoop, they need a querier",
             Outcome.DEAF,
         )
+
+    def sender_replaced(self, now: int) -> None:
+        """Another session serves the same image under the same name: if this one's sender is silent, it is gone."""
+        if self.state is not ReceiverState.ENDED and now - self._heard_ns >= limits.SENDER_REPLACED_NS:
+            self.sender_lost = True
+            self._end(Outcome.SENDER_GONE, "the sender was started again")
 
     def _end(self, outcome: Outcome, text: str) -> None:
         self.state, self.outcome, self.outcome_text = ReceiverState.ENDED, outcome, text

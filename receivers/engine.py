@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ghostcast.fec.kernel import load_kernel
-from ghostcast.image.fit import Fit
+from ghostcast.image.readback import TargetReader, raw_bytes
 from ghostcast.image.target import Target
 from ghostcast.image.unused import Unused
 from ghostcast.net import sockets
@@ -33,15 +33,26 @@ from ghostcast.net.ingest import Batch, BatchReceiver
 from ghostcast.net.interfaces import Interface
 from ghostcast.stages import OFF, Stages
 from protocol import limits, wire
-from protocol.discovery import Discovery, Found
+from protocol.discovery import Discovery, Found, Successor
 from protocol.errors import GhostcastError, NobodyCameError, TargetError, UsageError
 from protocol.manifest import Manifest
-from protocol.match import mismatches
-from protocol.receiver_events import AllWritten, Ended, ExtentReady, Identity, ReceiverState, SliceToDecode, Welcomed
+from protocol.receiver_events import (
+    AllWritten,
+    Ended,
+    ExtentReady,
+    Identity,
+    Outcome,
+    ReceiverState,
+    SliceToDecode,
+    Welcomed,
+)
 from protocol.receiver_session import ReceiverSession
 from protocol.reed_solomon import Code, Codec
-from receivers.chunks import ChunkWriter, ObjectMemory, Pool, decode_slice, read_manifest, zero_chunks
-from receivers.machine import read_machine
+from receivers.chunks import ObjectMemory, Pool, decode_slice, read_manifest
+from receivers.copy import Copy
+from receivers.reuse import ReusePolicy
+from receivers.scan import Compared
+from receivers.target_work import ChunkChecked, Fitted, Flushed, TargetResult, TargetWork, Zeroed
 from receivers.workers import WorkerPool, worker_count
 
 GATHER_S = 0.006
@@ -69,7 +80,7 @@ class ReceiveOptions:
     port: int = limits.DISCOVERY_PORT
     ttl: int = 1
     max_wait_ns: int | None = None
-    """How long to look for a session; None: for ever."""
+    """How long to look for a session, and for a sender that was lost; None: for ever, and not at all."""
     pool_size: int = limits.POOL_SIZE_DEFAULT
     force: bool = False
     """Take an image whose match rule does not fit this machine."""
@@ -79,6 +90,9 @@ class ReceiveOptions:
     """Make the last partition as large as the target allows."""
     stages: Stages = OFF
     """Where the engine tells how long each stage takes."""
+    reuse: ReusePolicy = ReusePolicy.AUTO
+    read_back: bool = False
+    """Read everything back after the final flush, and fail if it is not what was written."""
     inject_loss: float = 0.0
     """Share of data datagrams to throw away on arrival: for the demo and for tests, never for real use."""
 
@@ -95,6 +109,9 @@ class Observer:
     def manifest(self, manifest: Manifest) -> None:
         """The manifest arrived and the target fits it."""
 
+    def sender_lost(self, text: str) -> None:
+        """The sender is gone; it is looked for, and ``found`` follows if it comes back."""
+
     def warning(self, text: str) -> None:
         """Something is worse than it could be."""
 
@@ -103,6 +120,7 @@ class Observer:
 
 
 PROGRESS_INTERVAL_S = 0.1
+SOLICIT_INTERVAL_NS = limits.SECOND_NS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,34 +134,18 @@ class _ManifestRead:
     manifest: Manifest | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _ChunkChecked:
-    chunk: int
-    good: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Zeroed:
-    pass
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Flushed:
-    notes: list[str]
-    """How the disk was fitted to the target."""
-
-
-_Result = _SliceDecoded | _ManifestRead | _ChunkChecked | _Zeroed | _Flushed
+_Result = _SliceDecoded | _ManifestRead | TargetResult
 
 
 class ReceiveEngine:
     """One run of ``receive``. Create it, ``await run()``, read the session machine afterwards."""
 
-    def __init__(self, target: Target, options: ReceiveOptions) -> None:
+    def __init__(self, target: Target | TargetReader, options: ReceiveOptions) -> None:
         """Open nothing yet.
 
         Args:
-            target: checked and open; it stays the caller's to close.
+            target: checked and open; it stays the caller's to close. One that is only read is compared with the image
+                that the session announces, takes part without a byte of it, and counts as verified if it is equal.
             options: see there.
         """
         self.target = target
@@ -151,14 +153,17 @@ class ReceiveEngine:
         self.observer = Observer()
         self.found: Found | None = None
         self.session: ReceiverSession | None = None
-        self.manifest: Manifest | None = None
         self.error: GhostcastError | None = None
         """Why this receiver itself gave up, if it did."""
         self.started_ns: int | None = None
         self.ended_ns: int | None = None
         self.pool: Pool | None = None
-        self.chunks_written = 0
-        self.bytes_written = 0
+        self.work = TargetWork(target, options, self._warn)
+        self.session_count = 0
+        """Sessions that this receiver took part in; more than one where a sender came back."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wants_all = False
+        self._successor: Successor | None = None
         self._interrupted = False
         self._wake_loop = asyncio.Event()
         self._outbox: collections.deque[bytes] = collections.deque()
@@ -185,14 +190,55 @@ class ReceiveEngine:
             return 0.0
         return ((self.ended_ns or time.monotonic_ns()) - self.started_ns) / limits.SECOND_NS
 
+    def _warn(self, text: str) -> None:
+        """Tell a person something, from any thread."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._tell, functools.partial(self.observer.warning, text))
+
+    @property
+    def copy(self) -> Copy | None:
+        """What is known of the target, once the manifest is; kept when a sender is lost and comes back."""
+        return self.work.copy
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The image's, once it is known and the target suits it."""
+        return None if self.copy is None else self.copy.manifest
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended: verified, too, where the copy is complete and only the confirmation is missing."""
+        outcome = self.session.outcome if self.session is not None else None
+        if outcome is Outcome.SENDER_GONE and self.copy is not None and self.copy.finished:
+            return Outcome.VERIFIED
+        return outcome
+
+    @property
+    def chunks_written(self) -> int:
+        """Chunks that were received and written."""
+        return 0 if self.copy is None else len(self.copy.written)
+
+    @property
+    def chunks_reused(self) -> int:
+        """Chunks that the target held already."""
+        return 0 if self.copy is None else self.copy.reused_count
+
+    @property
+    def bytes_written(self) -> int:
+        """Raw bytes of the chunks that were received and written."""
+        return 0 if self.copy is None else raw_bytes(self.copy.manifest, self.copy.written)
+
     async def run(self, observer: Observer) -> None:
         """Find the session, receive the image, confirm it, telling ``observer`` about it.
+
+        A sender that is lost on the way is waited for as long as the options say; what is on the target by then stays.
 
         Raises:
             NobodyCameError: no session was announced in time.
             UsageError: several sessions are announced and none was named, or a socket cannot be opened.
         """
         self.observer = observer
+        self._loop = asyncio.get_running_loop()
         self.pool = Pool(self.options.pool_size)
         interface, port = self.options.interface, self.options.port
         async with contextlib.AsyncExitStack() as stack:
@@ -202,12 +248,15 @@ class ReceiveEngine:
             listener = sockets.open_listener(interface, limits.DISCOVERY_GROUP, port, "discovery")
             discovery = await ControlEndpoint.open(listener, self._wake_loop.set)
             stack.push_async_callback(discovery.close)
+            stack.callback(self.work.close)
+            self._wants_all = await asyncio.to_thread(self.work.look)
             found = await self._find(control, discovery)
-            if found is None:
-                return
-            self.found = found
-            self._tell(lambda: self.observer.found(found))
-            await self._take_part(found, control, discovery)
+            while found is not None:
+                self.found, self._successor = found, Successor(found)
+                self._tell(functools.partial(self.observer.found, found))
+                self.session_count += 1
+                await self._take_part(found, control, discovery)
+                found = await self._find_again(control, discovery)
 
     async def _find(self, control: ControlEndpoint, discovery: ControlEndpoint) -> Found | None:
         """Return the session to join, or None if interrupted first."""
@@ -238,6 +287,28 @@ class ReceiveEngine:
             await self._sleep(min(max(due - time.monotonic_ns(), 0) / limits.SECOND_NS, PROGRESS_INTERVAL_S))
         return None
 
+    async def _find_again(self, control: ControlEndpoint, discovery: ControlEndpoint) -> Found | None:
+        """Return the session to go on with after the sender was lost, or None where it is over."""
+        session, successor = self.session, self._successor
+        assert session is not None
+        assert successor is not None
+        if not session.sender_lost or self._interrupted:
+            return None
+        successor.lost = True
+        deadline = time.monotonic_ns() + (self.options.max_wait_ns or 0)
+        if successor.found is None and time.monotonic_ns() < deadline:
+            self._tell(functools.partial(self.observer.sender_lost, session.outcome_text))
+        due = 0
+        while successor.found is None and not self._interrupted and (now := time.monotonic_ns()) < deadline:
+            if now >= due:
+                due = now + SOLICIT_INTERVAL_NS
+                await control.send(successor.poll_transmit(), (limits.DISCOVERY_GROUP, self.options.port))
+            self._tell(self.observer.progress)
+            await self._sleep(min(deadline - now, due - now) / limits.SECOND_NS)
+            for datagram, address in control.take() + discovery.take():
+                successor.receive_datagram(datagram, address)
+        return None if self._interrupted else successor.found
+
     async def _take_part(self, found: Found, control: ControlEndpoint, discovery: ControlEndpoint) -> None:
         group = sockets.group_address(found.announce.group)
         if group is None:
@@ -262,7 +333,10 @@ class ReceiveEngine:
             loop = asyncio.get_running_loop()
             ingest = _Ingest(self, self.session, data_socket, buffer.granted, wake_in, wake_out, loop)
             thread = threading.Thread(target=ingest.run, name="ingest", daemon=True)
-            self.started_ns = time.monotonic_ns()
+            self.started_ns = self.started_ns or time.monotonic_ns()
+            self.ended_ns, self._ingest_ended = None, False
+            self._inbox.clear()
+            self._outbox.clear()
             thread.start()
             try:
                 await self._serve(found, control, discovery, ingest)
@@ -283,9 +357,13 @@ class ReceiveEngine:
         """Carry control datagrams between the network and the ingest thread until that thread ends."""
         loop = asyncio.get_running_loop()
         progress_due = loop.time()
+        assert self._successor is not None
         while not self._ingest_ended:
             arrived = [datagram for datagram, address in control.take() if address == found.control_address]
-            arrived += [datagram for datagram, address in discovery.take() if address[0] == found.sender_host]
+            for datagram, address in discovery.take():
+                if address[0] == found.sender_host:
+                    arrived.append(datagram)
+                self._successor.receive_datagram(datagram, address)
             if arrived or self._interrupted:
                 self._inbox.extend(arrived)
                 ingest.wake()
@@ -325,6 +403,7 @@ class ReceiveEngine:
             target=target[-limits.REASON_LENGTH_MAX :],
             target_size=-1 if self.target.size is None else self.target.size,
             link_rate=interface.speed_bytes_per_s,
+            wants_all=self._wants_all and self.copy is None,
         )
 
 
@@ -362,10 +441,6 @@ class _Ingest:
         self._stages = engine.options.stages
         self._codec = Codec(Code(announce.source_symbols), load_kernel())
         self._workers: WorkerPool[_Result] = WorkerPool(worker_count(), self.wake)
-        self._writer: ChunkWriter | None = None
-        self._fit: Fit | None = None
-        self._zeroing = False
-        self._all_written = False
         self._paused = False
         self._drops_seen = sockets.socket_state(data_socket).dropped
         self._drops_due_ns = 0
@@ -381,6 +456,7 @@ class _Ingest:
         """Work until the session has ended."""
         engine = self._engine
         try:
+            engine.work.join(self._session, self._workers.submit)
             while self._session.state is not ReceiverState.ENDED:
                 self._turn()
         except GhostcastError as error:
@@ -435,9 +511,16 @@ class _Ingest:
             session.handle_timeout(now)
         if self._engine._interrupted:
             session.fail("stopped by its operator")
+        self._heed_successor(now)
         while (event := session.poll_event()) is not None:
             self._handle(event)
         self._send_out()
+
+    def _heed_successor(self, now: int) -> None:
+        """Where the sender is silent and the same image is announced anew, go there without waiting any longer."""
+        successor = self._engine._successor
+        if successor is not None and successor.found is not None:
+            self._session.sender_replaced(now)
 
     def _wait(self, now: int) -> None:
         due = self._session.next_timeout()
@@ -494,10 +577,10 @@ class _Ingest:
             case ExtentReady(object_id=limits.OBJECT_MANIFEST):
                 self._workers.submit(self._manifest_job())
             case ExtentReady():
-                self._workers.submit(self._chunk_job(event.extent))
+                memory = self._memory[limits.OBJECT_IMAGE]
+                self._workers.submit(self._engine.work.chunk_job(memory, event.extent))
             case AllWritten():
-                self._all_written = True
-                self._flush_when_ready()
+                self._engine.work.all_written(time.monotonic_ns())
             case Ended():
                 pass
 
@@ -532,15 +615,6 @@ class _Ingest:
 
         return job
 
-    def _chunk_job(self, chunk: int) -> Callable[[], _Result]:
-        memory, writer = self._memory[limits.OBJECT_IMAGE], self._writer
-        assert writer is not None
-
-        def job() -> _Result:
-            return _ChunkChecked(chunk, writer.check_and_write(memory, chunk))
-
-        return job
-
     def _take_result(self, result: _Result | BaseException, now: int) -> None:
         session = self._session
         if session.state is ReceiverState.ENDED:
@@ -551,92 +625,30 @@ class _Ingest:
             case _ManifestRead():
                 session.extent_checked(limits.OBJECT_MANIFEST, 0, good=result.manifest is not None)
                 if result.manifest is not None:
-                    self._begin_writing(result.manifest)
-            case _ChunkChecked():
-                if result.good:
-                    assert self._engine.manifest is not None
-                    start, stop = self._engine.manifest.raw_range(result.chunk)
-                    self._engine.chunks_written += 1
-                    self._engine.bytes_written += stop - start
+                    self._take_manifest(result.manifest)
+            case ChunkChecked():
                 session.extent_checked(limits.OBJECT_IMAGE, result.chunk, good=result.good)
-            case _Zeroed():
-                self._zeroing = False
-                self._flush_when_ready()
-            case _Flushed():
-                for note in result.notes:
-                    self._tell(functools.partial(self._engine.observer.warning, note))
-                session.flushed(now)
+            case Zeroed() | Flushed() | Fitted() | Compared():
+                try:
+                    self._engine.work.take(result, now)
+                except TargetError as error:
+                    self._give_up(error)
             case GhostcastError():
                 self._give_up(result)
             case _:
                 raise result
 
-    def _begin_writing(self, manifest: Manifest) -> None:
-        """The manifest is here: check the target against it, before anything is written."""
-        target = self._engine.target
-        data_size = sum_of_raw(manifest, manifest.transferred)
+    def _take_manifest(self, manifest: Manifest) -> None:
         try:
-            self._hold_to_rule(manifest)
-            target.require(manifest.target_size_min, data_size)
-            self._fit = Fit(target, manifest, grow=self._engine.options.grow)
-            self._fit.check()
-            self._writer = writer = ChunkWriter(target, manifest, self._stages)
+            self._engine.work.take_manifest(manifest)
         except TargetError as error:
             self._give_up(error)
             return
-        self._engine.manifest = manifest
-        zeros = zero_chunks(manifest)
-        self._zeroing = True
-        unused = self._engine.options.unused
-
-        def job() -> _Result:
-            writer.zero(zeros)
-            writer.treat_unused(unused)
-            return _Zeroed()
-
-        self._workers.submit(job)
         self._tell(functools.partial(self._engine.observer.manifest, manifest))
-        self._session.manifest_known(manifest, manifest.transferred, manifest.raw_size - data_size)
-
-    def _hold_to_rule(self, manifest: Manifest) -> None:
-        """Refuse an image that is meant for other machines, unless a person overruled that.
-
-        Raises:
-            TargetError: names what does not fit.
-        """
-        wrong = mismatches(manifest.match, read_machine(self._engine.target.size))
-        if not wrong:
-            return
-        text = f"the image's match rule does not fit this machine: {'; '.join(wrong)}"
-        if not self._engine.options.force:
-            raise TargetError(f"{text}; receive --force takes it all the same")
-        self._tell(functools.partial(self._engine.observer.warning, f"{text}; taken all the same (--force)"))
-
-    def _flush_when_ready(self) -> None:
-        if self._all_written and not self._zeroing:
-            assert self._engine.manifest is not None
-            target, raw_size, fit = self._engine.target, self._engine.manifest.raw_size, self._fit
-            assert fit is not None
-
-            def job() -> _Result:
-                with self._stages("flush"):
-                    target.finish(raw_size)
-                return _Flushed(fit.apply())
-
-            self._workers.submit(job)
 
     def _give_up(self, error: GhostcastError) -> None:
         self._engine.error = error
         self._session.fail(str(error))
-
-
-def sum_of_raw(manifest: Manifest, chosen: npt.NDArray[np.bool_]) -> int:
-    """Return how many raw bytes the chosen chunks hold together."""
-    total = int(np.count_nonzero(chosen)) * manifest.chunk_size
-    if manifest.chunk_count and chosen[-1]:
-        start, stop = manifest.raw_range(manifest.chunk_count - 1)
-        total -= manifest.chunk_size - (stop - start)
-    return total
 
 
 def _compose(outer: npt.NDArray[np.int64] | None, inner: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,10 +33,24 @@ EXAMPLES = (
     "  ghostcast receive /dev/nvme0n1 --session lab\n"
     "  ghostcast receive copy.raw --interface eth1 --max-wait 600 --report run.json\n\n"
     "The target is overwritten without a question, unless it is mounted, in use or too small. Without --session the "
-    "only session on the network is taken; if there are several, they are listed and nothing is done."
+    "only session on the network is taken; if there are several, they are listed and nothing is done.\n\n"
+    "What the target holds of the image already, from a run that was interrupted or an older version, is neither asked "
+    "for nor written again. A sample of it tells whether the whole is worth a look."
 )
 
+RANGES_REPORTED_MAX = 10_000
+"""Ranges that were read back and differ, in a report file."""
+
 POOL_SIZE_MIN = 16 * limits.MIB
+
+
+class Verify(enum.StrEnum):
+    """How far the verification of a copy goes."""
+
+    WRITE = "write"
+    """Every byte is checked before it is written."""
+    READ = "read"
+    """And everything is read back in the end."""
 
 
 def receive(
@@ -54,8 +69,8 @@ def receive(
             metavar="S",
             min=0,
             max=WAIT_MAX_S,
-            help="Give up if no session is found in S seconds.",
-            show_default="for ever",
+            help="Give up if no session is found in S seconds, or if a sender that was lost is not back in S seconds.",
+            show_default="for ever to find one, no wait for a lost one",
         ),
     ] = None,
     port: Port = PORT_DEFAULT,
@@ -81,6 +96,19 @@ def receive(
     grow: Annotated[
         bool, typer.Option("--grow", help="Make the last partition and its file system as large as the disk.")
     ] = False,
+    reuse: Annotated[
+        bool,
+        typer.Option("--reuse", help="Compare the whole target with the image first, whatever a sample of it says."),
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Take everything from the network, whatever the target holds.")
+    ] = False,
+    verify: Annotated[
+        Verify,
+        typer.Option(
+            "--verify", help="read: also read everything back from the disk after the final flush, and compare it."
+        ),
+    ] = Verify.WRITE,
     report: ReportFile = None,
     json_lines: JsonLines = False,
     profile: Profile = False,
@@ -97,6 +125,7 @@ def receive(
     from ghostcast.image.target import Target
     from ghostcast.net.interfaces import choose_interface
     from receivers.engine import ReceiveEngine, ReceiveOptions
+    from receivers.reuse import ReusePolicy
 
     begin_report(report, [target])
     engine: ReceiveEngine | None = None
@@ -104,6 +133,8 @@ def receive(
     stages = choose_stages(profile)
     try:
         check_session_name(session)
+        if reuse and fresh:
+            raise UsageError("--reuse looks for what the target holds, and --fresh does not: choose one of them")
         # The pool takes as much again for repair symbols.
         memory_max = max(psutil.virtual_memory().total // 4, limits.POOL_SIZE_DEFAULT)
         if not POOL_SIZE_MIN <= memory <= memory_max:
@@ -121,6 +152,8 @@ def receive(
             unused=unused,
             grow=grow,
             stages=stages,
+            reuse=ReusePolicy.ALWAYS if reuse else ReusePolicy.NEVER if fresh else ReusePolicy.AUTO,
+            read_back=verify is Verify.READ,
             inject_loss=inject_loss,
         )
         opened = Target.open(target, raw_size=None)
@@ -147,7 +180,7 @@ def exit_status(engine: ReceiveEngine) -> ExitStatus:
     """Return how the run ended: 0 only for a copy that was verified and flushed."""
     from protocol.receiver_events import Outcome
 
-    outcome = engine.session.outcome if engine.session is not None else None
+    outcome = engine.outcome
     if outcome is Outcome.VERIFIED:
         return ExitStatus.VERIFIED
     if engine.interrupted:
@@ -168,10 +201,14 @@ def closing_line(engine: ReceiveEngine, status: ExitStatus) -> str:
     if status is ExitStatus.VERIFIED:
         assert manifest is not None
         seconds = max(engine.seconds, 1e-9)
-        return (
-            f"Done. {target} holds {manifest.name}: {format_size(manifest.raw_size)} verified and flushed in "
-            f"{seconds:.1f} s ({format_rate(manifest.raw_size / seconds)}); {session.outcome_text}."
+        done = "verified, flushed and read back" if engine.options.read_back else "verified and flushed"
+        line = (
+            f"Done. {target} holds {manifest.name}: {format_size(manifest.raw_size)} {done} in "
+            f"{seconds:.1f} s ({format_rate(manifest.raw_size / seconds)})"
         )
+        if engine.chunks_reused:
+            line += f"; {engine.chunks_reused} of {int(manifest.transferred.sum())} chunks were there already"
+        return f"{line}; {session.outcome_text}."
     rest = _untouched_or(engine, f"{target} is incomplete: do not use it; run the same command again")
     return f"Not complete: {session.outcome_text}. {rest}."
 
@@ -188,7 +225,7 @@ def summary(name: str | None, engine: ReceiveEngine | None, reason: str) -> dict
     session = engine.session if engine is not None else None
     manifest = engine.manifest if engine is not None else None
     found = engine.found if engine is not None else None
-    outcome = session.outcome if session is not None else None
+    outcome = engine.outcome if engine is not None else None
     states = {Outcome.VERIFIED: "verified", Outcome.REFUSED: "refused"}
     image = session.assembly(limits.OBJECT_IMAGE) if session is not None else None
     return {
@@ -209,7 +246,7 @@ def summary(name: str | None, engine: ReceiveEngine | None, reason: str) -> dict
         "bytes_written": engine.bytes_written if engine is not None else 0,
         "chunks": {
             "written": engine.chunks_written if engine is not None else 0,
-            "reused": 0,
+            "reused": engine.chunks_reused if engine is not None else 0,
             "zero": len(zero_chunks(manifest)) if manifest is not None else 0,
             "damaged": session.counters.chunks_damaged if session is not None else 0,
         },
@@ -225,6 +262,8 @@ def summary(name: str | None, engine: ReceiveEngine | None, reason: str) -> dict
             "lost_network": session.lost_network if session is not None else 0,
             "lost_host": session.lost_host if session is not None else 0,
         },
+        "sessions": engine.session_count if engine is not None else 0,
+        "differs": engine.work.wrong_ranges[:RANGES_REPORTED_MAX] if engine is not None else [],
         "nacks": session.counters.nacks if session is not None else 0,
         "datagrams_dropped": session.drops.total() if session is not None else 0,
     }

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from ghostcast.cli.run import printable, say, say_json
 from ghostcast.cli.size import format_size
@@ -15,6 +16,12 @@ from protocol.discovery import Found
 from protocol.errors import ExitStatus
 from protocol.manifest import Manifest
 from receivers.engine import Observer, ReceiveEngine
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from protocol.receiver_session import ReceiverSession
+    from receivers.scan import TargetScan
 
 REFRESH_S = 0.2
 
@@ -78,6 +85,10 @@ class JsonView(View):
         """Print that writing begins."""
         say_json({"event": "writing", "image": manifest.name, "raw_bytes": manifest.raw_size})
 
+    def sender_lost(self, text: str) -> None:
+        """Print that the sender is looked for again."""
+        say_json({"event": "sender_lost", "text": text})
+
     def warning(self, text: str) -> None:
         """Print a warning."""
         say_json({"event": "warning", "text": text})
@@ -88,10 +99,21 @@ class JsonView(View):
         if session is None or session.manifest is None or time.monotonic() < self._due:
             return
         self._due = time.monotonic() + 0.5
+        if (scan := self.engine.work.scan) is not None:
+            say_json(
+                {
+                    "event": "scan",
+                    "doing": scan.title,
+                    "bytes_read": scan.bytes_done,
+                    "bytes_total": scan.bytes_total,
+                    "rate_bytes_per_s": round(scan.rate),
+                    "chunks_reused": self.engine.chunks_reused,
+                }
+            )
         say_json(
             {
                 "event": "progress",
-                "state": session.state.value,
+                "state": "checking" if session.checking else session.state.value,
                 "seconds": round(self.engine.seconds, 3),
                 "bytes_done": session.bytes_done,
                 "share": round(self._share(), 4),
@@ -118,6 +140,10 @@ class PlainView(View):
     def found(self, found: Found) -> None:
         """Print which session was chosen."""
         say(_found_line(found))
+
+    def sender_lost(self, text: str) -> None:
+        """Print that the sender is looked for again."""
+        say(_lost_line(text))
 
     def finish(self, status: ExitStatus, line: str) -> None:
         """Print the last line."""
@@ -166,6 +192,8 @@ class LiveView(View):
             expand=True,
         )
         self._task = self._bar.add_task("searching", total=None, loss=0.0, repaired=0)
+        self._scan: TargetScan | None = None
+        self._scan_task: TaskID | None = None
         self._bar.start()
         return self
 
@@ -178,6 +206,10 @@ class LiveView(View):
     def found(self, found: Found) -> None:
         """Print which session was chosen."""
         self._bar.console.print(_found_line(found), markup=False, highlight=False)
+
+    def sender_lost(self, text: str) -> None:
+        """Print that the sender is looked for again."""
+        self._bar.console.print(_lost_line(text), markup=False, highlight=False)
 
     def progress(self) -> None:
         """Draw again, five times a second."""
@@ -194,7 +226,22 @@ class LiveView(View):
                 loss=self._loss(),
                 repaired=session.counters.slices_decoded,
             )
+            self._show_scan(session)
         self._bar.refresh()
+
+    def _show_scan(self, session: ReceiverSession) -> None:
+        """Show what is read back as a line of its own, with its own rate and time left."""
+        scan = self.engine.work.scan
+        if scan is not self._scan:
+            if self._scan_task is not None:
+                self._bar.remove_task(self._scan_task)
+                self._scan_task = None
+            self._scan = scan
+            if scan is not None:
+                self._scan_task = self._bar.add_task(scan.title, total=scan.bytes_total, loss=0.0, repaired=0)
+        if scan is not None and self._scan_task is not None:
+            loss, repaired = self._loss(), session.counters.slices_decoded
+            self._bar.update(self._scan_task, completed=scan.bytes_done, loss=loss, repaired=repaired)
 
     def finish(self, status: ExitStatus, line: str) -> None:
         """Print the last line."""
@@ -205,6 +252,10 @@ def _opening(engine: ReceiveEngine) -> str:
     options = engine.options
     name = f"session {options.session_name!r}" if options.session_name is not None else "a session"
     return printable(f"looking for {name} on {options.interface.name} ({options.interface.address})")
+
+
+def _lost_line(text: str) -> str:
+    return printable(f"{text}; waiting for the sender to come back")
 
 
 def _found_line(found: Found) -> str:

@@ -51,6 +51,8 @@ class TargetReader:
         """
         self.path = path
         self.size = size
+        self.touched = False
+        """Whether anything was written: never."""
         self.use: str | None = None
         """Who uses the device, and so may write while it is read; None if nobody does or if it is a file."""
         self._descriptor = descriptor
@@ -102,6 +104,12 @@ class TargetReader:
         """Bytes that there are: a device's capacity, a file's length now."""
         return self.size if self.size is not None else os.fstat(self._descriptor).st_size
 
+    def surplus(self, manifest: Manifest) -> list[tuple[int, int]]:
+        """Return the range by which a file is longer than the image, if it is."""
+        if self.size is None and self.length > manifest.raw_size:
+            return [(manifest.raw_size, self.length)]
+        return []
+
     def read(self, offset: int, size: int) -> memoryview:
         """Return up to ``size`` bytes at ``offset``, fewer where the file or device ends; good until the next call.
 
@@ -143,8 +151,14 @@ class TargetReader:
             self._owned = False
 
 
-def right_chunks(reader: TargetReader, manifest: Manifest, chunks: Int64Array) -> BoolArray:
+def right_chunks(reader: TargetReader, manifest: Manifest, chunks: Int64Array, *, forgiving: bool = False) -> BoolArray:
     """Return which of these chunks are on the target: ``bool[n]``. What is behind the target's end is not.
+
+    Args:
+        reader: the target.
+        manifest: of the image.
+        chunks: ``int64[n]``.
+        forgiving: a chunk that cannot be read is one that is not there.
 
     Raises:
         OSError: the disk could not read one of them.
@@ -152,7 +166,12 @@ def right_chunks(reader: TargetReader, manifest: Manifest, chunks: Int64Array) -
     right = np.zeros(len(chunks), np.bool_)
     for place, chunk in enumerate(chunks.tolist()):
         start, stop = manifest.raw_range(chunk)
-        data = reader.read(start, stop - start)
+        try:
+            data = reader.read(start, stop - start)
+        except OSError:
+            if not forgiving:
+                raise
+            continue
         right[place] = (
             len(data) == stop - start and blake3.blake3(data).digest() == manifest.raw_digests[chunk].tobytes()
         )
@@ -166,9 +185,20 @@ def batches(manifest: Manifest, chunks: Int64Array) -> Iterator[Int64Array]:
         yield chunks[start : start + step]
 
 
-def checked_chunks(manifest: Manifest) -> Int64Array:
-    """Return the chunks that a copy has to hold, ascending: all but the unused ones, whose ranges are left alone."""
-    return np.flatnonzero((manifest.flags & FLAG_UNUSED) == 0)
+def checked_chunks(manifest: Manifest, device_size: int | None) -> Int64Array:
+    """Return the chunks that a copy has to hold, ascending.
+
+    All but the unused ones, whose ranges are left alone, and on a device that is smaller than the source but takes the
+    image all the same, those that do not fit whole: nothing that is needed lies in what was cut off.
+
+    Args:
+        manifest: of the image.
+        device_size: a block device's capacity in bytes; None for a file.
+    """
+    chunks = np.flatnonzero((manifest.flags & FLAG_UNUSED) == 0)
+    if device_size is not None and manifest.target_size_min <= device_size < manifest.raw_size:
+        chunks = chunks[chunks < device_size // manifest.chunk_size]
+    return chunks
 
 
 def compare(
@@ -187,7 +217,7 @@ def compare(
     Raises:
         TargetError: the disk could not read.
     """
-    chunks = checked_chunks(manifest)
+    chunks = checked_chunks(manifest, reader.size)
 
     def make() -> Callable[[Int64Array], tuple[Int64Array, BoolArray]]:
         return lambda batch: (batch, right_chunks(reader, manifest, batch))
@@ -203,10 +233,7 @@ def compare(
                     progress(done)
     except OSError as error:
         raise read_error(reader.path, error) from error
-    ranges = chunk_ranges(manifest, np.flatnonzero(wrong))
-    if reader.size is None and reader.length > manifest.raw_size:
-        ranges.append((manifest.raw_size, reader.length))
-    return ranges
+    return chunk_ranges(manifest, np.flatnonzero(wrong)) + reader.surplus(manifest)
 
 
 def raw_bytes(manifest: Manifest, chunks: Int64Array) -> int:

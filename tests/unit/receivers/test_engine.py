@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -22,9 +23,8 @@ import pytest
 
 from protocol.errors import ExitStatus
 from protocol.limits import MIB
-from protocol.manifest import Manifest, Source
 from protocol.match import MatchRule
-from receivers.engine import _compose, sum_of_raw
+from receivers.engine import _compose
 from tests.images import CHUNK_SIZE, make_image
 
 PATIENCE_S = 60.0
@@ -243,15 +243,100 @@ def test_what_was_chosen_of_what_was_chosen() -> None:
         assert found.tolist() == expected
 
 
-@pytest.mark.parametrize("raw_size", [0, 1, CHUNK_SIZE, 3 * CHUNK_SIZE - 1, 3 * CHUNK_SIZE])
-def test_the_raw_bytes_of_chosen_chunks_are_summed(raw_size: int) -> None:
-    count = -(-raw_size // CHUNK_SIZE)
-    digests = np.zeros((count, 32), np.uint8)
-    ones = np.ones(count, np.uint32)
-    manifest = Manifest(
-        bytes(16), "", 0, raw_size, CHUNK_SIZE, Source(), ones, digests, digests, np.zeros(count, np.uint8)
-    )
-    for pattern in range(1 << count):
-        chosen = np.array([bool(pattern >> chunk & 1) for chunk in range(count)], np.bool_)
-        expected = sum(stop - start for start, stop in map(manifest.raw_range, np.flatnonzero(chosen).tolist()))
-        assert sum_of_raw(manifest, chosen) == expected
+# --- what the target holds already ------------------------------------------------------------------------------------
+
+REUSED_RAW = random.Random(5).randbytes(2 * MIB) + bytes(MIB) + random.Random(6).randbytes(MIB + 77)
+REUSED_CHUNK_SIZE = 64 << 10
+
+
+def reuse_image(session: Session) -> Path:
+    return make_image(session.directory / "image", REUSED_RAW, chunk_size=REUSED_CHUNK_SIZE)
+
+
+def held(kind: str) -> bytes:
+    """Return what is on a target before the run."""
+    changed = bytearray(REUSED_RAW)
+    changed[REUSED_CHUNK_SIZE * 7 + 5] ^= 1
+    return {
+        "complete": REUSED_RAW,
+        "older": bytes(changed),
+        "interrupted": REUSED_RAW[: 9 * REUSED_CHUNK_SIZE] + bytes(5 * MIB),
+        "cut": REUSED_RAW[: 9 * REUSED_CHUNK_SIZE + 100],
+        "foreign": random.Random(7).randbytes(6 * MIB),
+        "blank": b"",
+    }[kind]
+
+
+REUSED_COUNT = {"complete": 49, "older": 48, "interrupted": 9, "cut": 9, "foreign": 0, "blank": 0}
+
+
+def test_a_mixed_fleet_ends_exact_and_counts_what_it_reused(session: Session) -> None:
+    image = reuse_image(session)
+    copies = {kind: session.directory / kind for kind in REUSED_COUNT}
+    session.start("send", image, "--receivers", str(len(copies)))
+    for kind, copy in copies.items():
+        if kind != "blank":
+            copy.write_bytes(held(kind))
+        session.start("receive", copy, "--inject-loss", "0.1", *(["--verify", "read"] if kind == "older" else []))
+    session.wait()
+    assert [process.returncode for process in session.processes] == [0] * 7
+    for number, (kind, copy) in enumerate(copies.items(), 1):
+        assert copy.read_bytes() == REUSED_RAW
+        chunks = session.report(number)["chunks"]
+        # What the network brought before it was looked at counts as written.
+        assert chunks["written"] + chunks["reused"] == 49
+        assert chunks["reused"] <= REUSED_COUNT[kind]
+
+
+@pytest.mark.parametrize(("kind", "share"), [("complete", 0.0), ("older", 0.5), ("cut", 1.2)])
+def test_only_what_is_lacking_is_sent(kind: str, share: float, session: Session) -> None:
+    image = reuse_image(session)
+    copy = session.directory / "copy"
+    copy.write_bytes(held(kind))
+    session.start("send", image, "--receivers", "1", "--symbol-size", "1440")
+    session.start("receive", copy)
+    session.wait()
+    assert copy.read_bytes() == REUSED_RAW
+    assert session.report(1)["chunks"]["reused"] == REUSED_COUNT[kind]
+    sender = session.report(0)
+    manifest_size = 100_000
+    assert sender["wire_bytes"] <= share * sender["image"]["stored_bytes"] + manifest_size
+    assert session.report(1)["slices"]["requested"] > 0 or kind == "complete"
+
+
+def test_fresh_takes_everything_and_both_at_once_are_refused(session: Session) -> None:
+    image = reuse_image(session)
+    copy = session.directory / "copy"
+    copy.write_bytes(held("complete"))
+    session.start("send", image, "--receivers", "1")
+    session.start("receive", copy, "--fresh")
+    session.wait()
+    assert copy.read_bytes() == REUSED_RAW
+    assert session.report(1)["chunks"] == {"written": 49, "reused": 0, "zero": 16, "damaged": 0}
+    refused = session.start("receive", copy, "--fresh", "--reuse")
+    _out, seen = refused.communicate(timeout=PATIENCE_S)
+    assert refused.returncode == ExitStatus.USAGE
+    assert "choose one of them" in seen
+
+
+def test_a_sender_that_is_killed_and_started_again_takes_its_receivers_back(session: Session) -> None:
+    """The first sender waits for a third receiver until it is killed, so nothing depends on when that happens."""
+    image = reuse_image(session)
+    copies = [session.directory / "copy-1", session.directory / "copy-2"]
+    copies[1].write_bytes(held("interrupted"))
+    first = session.start("send", image, "--receivers", "3")
+    for copy in copies:
+        session.start("receive", copy)
+    assert first.stdout is not None
+    joined = 0
+    while joined < 2:
+        joined += json.loads(first.stdout.readline())["event"] == "joined"
+    first.kill()
+    first.communicate()
+    session.processes.remove(first)
+    session.start("send", image, "--receivers", "2")
+    lines = session.wait()
+    assert [process.returncode for process in session.processes] == [0, 0, 0]
+    assert [copy.read_bytes() == REUSED_RAW for copy in copies] == [True, True]
+    assert [line["event"] for line in lines[0]].count("found") == 2
+    assert session.report(1)["sessions"] == 2

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ghostcast.image.readback import TargetReader, chunk_ranges, compare, describe_ranges, right_chunks
+from ghostcast.image.readback import TargetReader, chunk_ranges, compare, describe_ranges, raw_bytes, right_chunks
 from ghostcast.image.reader import ImageFile
 from protocol.errors import TargetError
-from protocol.manifest import Manifest
+from protocol.manifest import Manifest, Source
 from tests.images import CHUNK_SIZE, assemble, make_image
 
 RAW = os.urandom(5 * CHUNK_SIZE) + bytes(3 * CHUNK_SIZE) + os.urandom(CHUNK_SIZE + 77)
@@ -132,3 +132,17 @@ def test_ranges_for_people(manifest: Manifest) -> None:
     ]
     assert describe_ranges(ranges) == "bytes 0 to 8192, 12288 to 16384, 20480 to 24576, and 1 more"
     assert chunk_ranges(manifest, np.array([], np.int64)) == []
+
+
+@pytest.mark.parametrize("raw_size", [0, 1, CHUNK_SIZE, 3 * CHUNK_SIZE - 1, 3 * CHUNK_SIZE])
+def test_the_raw_bytes_of_chosen_chunks_are_summed(raw_size: int) -> None:
+    count = -(-raw_size // CHUNK_SIZE)
+    digests = np.zeros((count, 32), np.uint8)
+    ones = np.ones(count, np.uint32)
+    manifest = Manifest(
+        bytes(16), "", 0, raw_size, CHUNK_SIZE, Source(), ones, digests, digests, np.zeros(count, np.uint8)
+    )
+    for pattern in range(1 << count):
+        chosen = np.array([bool(pattern >> chunk & 1) for chunk in range(count)], np.bool_)
+        expected = sum(stop - start for start, stop in map(manifest.raw_range, np.flatnonzero(chosen).tolist()))
+        assert raw_bytes(manifest, np.flatnonzero(chosen)) == expected
