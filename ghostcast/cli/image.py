@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostcast.cli.choose import ImageArgument, LibraryOption, choose_image
+from ghostcast.cli.formats import DiskOption, FormatOption, ScratchOption, begin_stage
 from ghostcast.cli.match import MatchOption, apply_match
 from ghostcast.cli.progress import show_progress
 from ghostcast.cli.run import print_json, printable
@@ -57,6 +58,7 @@ def end_tidily() -> None:
     "\b\n"
     "  ghostcast image create /dev/sda golden.img.zst\n"
     "  ghostcast image create disk.raw golden.img.zst --level 9 --name golden-2026\n"
+    "  ghostcast image create debian.qcow2 --name debian\n"
     "  ghostcast image create /dev/sda --name golden --match vendor='Dell*' --match memory=8GiB\n"
     "  ssh web1 sudo dd if=/dev/sda bs=1M | ghostcast image create - web1.img.zst"
 )
@@ -64,7 +66,10 @@ def create(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="SOURCE", help="A disk, a file, or - for standard input.", show_default=False, readable=False
+            metavar="SOURCE",
+            help="A disk, a file, a directory of Clonezilla's, or - for standard input.",
+            show_default=False,
+            readable=False,
         ),
     ],
     image: Annotated[
@@ -99,6 +104,9 @@ def create(
         str | None,
         typer.Option("--architecture", help="What the disk's system runs on.", show_default="this machine's"),
     ] = None,
+    source_format: FormatOption = None,
+    scratch: ScratchOption = None,
+    disk: DiskOption = None,
     raw_blocks: Annotated[
         bool, typer.Option("--raw", help="Store every block, whatever the file systems use.")
     ] = False,
@@ -118,8 +126,8 @@ def create(
     """
     import platform
 
+    from ghostcast.image.inputs import open_source
     from ghostcast.image.library import Library
-    from ghostcast.image.source import RawSource
     from ghostcast.image.writer import ImageOptions, create_image
 
     _check_destination(image, name, library)
@@ -133,7 +141,9 @@ def create(
         labels=parse_labels(label or []),
         match=apply_match(ANY_MACHINE, match or []),
     )
-    with RawSource.open(source) as raw:
+    room = scratch or (Library(library).directory if image is None else image.absolute().parent)
+    stage = begin_stage(room, json_lines)
+    with open_source(source, source_format, stage, scratch_directory=room, disk=disk) as raw:
         if raw.use is not None and not allow_mounted:
             raise UsageError(f"{source}: {raw.use}, or use --allow-mounted: the image may catch it half-written")
         start = time.monotonic()

@@ -21,7 +21,7 @@ from protocol.errors import ExitStatus, GhostcastError
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 COMMANDS = {
-    "image": ("image", "library"),
+    "image": ("image", "library", "export"),
     "send": ("send",),
     "receive": ("receive",),
     "verify": ("verify",),

@@ -31,6 +31,10 @@ _PACKAGES = {
     "ntfsinfo": "ntfs-3g",
     "ntfscat": "ntfs-3g",
     "ntfsresize": "ntfs-3g",
+    "mkswap": "util-linux",
+    "qemu-img": "qemu-utils",
+    "xz": "xz-utils",
+    "cat": "coreutils",
 }
 """Program → the Debian package that has it; everything of partclone's is in ``partclone``."""
 

@@ -73,6 +73,12 @@ class RawSource:
         self._free = NO_RANGES
         self._spare = (0, 0)
         self._spare_used = False
+        self.shown_path = path
+        """Where the disk comes from, as people know it: not always the file that is read."""
+        self.at_start: Callable[[bytes | bytearray], None] | None = None
+        """Called with the first bytes of a stream; may refuse them."""
+        self.at_end: Callable[[], None] | None = None
+        """Called when a stream has ended; may refuse to take that for the end of the disk."""
 
     @classmethod
     def open(cls, path: Path) -> RawSource:
@@ -130,7 +136,9 @@ class RawSource:
     def describe(self, architecture: str, labels: dict[str, str]) -> Source:
         """Return the description that the manifest carries."""
         # A file name may hold any byte; msgpack's strings may not.
-        path = os.fsencode(self.path.absolute() if self.size is not None else self.path).decode("utf-8", "replace")
+        path = os.fsencode(self.shown_path if self.shown_path == STREAM_PATH else self.shown_path.absolute()).decode(
+            "utf-8", "replace"
+        )
         return Source(
             kind=self.kind,
             path=path[: limits.LABEL_LENGTH_MAX],
@@ -297,9 +305,13 @@ class RawSource:
             view.release()
             if filled:
                 del data[filled:]
+                if not offset and self.at_start is not None:
+                    self.at_start(data)
                 yield Block(filled, 1, data)
                 offset += filled
             if filled < chunk_size:
+                if self.at_end is not None:
+                    self.at_end()
                 return
 
     def _unreadable(self, offset: int, error: OSError) -> ImageError:

@@ -210,5 +210,5 @@ def _manifest(source: RawSource, path: Path, options: ImageOptions, columns: _Co
 
 
 def _default_name(source: RawSource, path: Path) -> str:
-    file_name = path.name.removesuffix(IMAGE_SUFFIX) if source.path == STREAM_PATH else source.path.name
+    file_name = path.name.removesuffix(IMAGE_SUFFIX) if source.shown_path == STREAM_PATH else source.shown_path.name
     return os.fsencode(file_name).decode("utf-8", "replace")[: limits.NAME_LENGTH_MAX] or "image"
