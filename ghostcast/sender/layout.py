@@ -1,8 +1,8 @@
 """Laying a window out as datagrams: stream bytes read in place, repair symbols computed in place, headers as columns.
 
 A transmit buffer is an array of datagrams in wire order. Source symbols are read from the image straight into their
-datagrams (one preadv a slice), the kernel of the code writes repair symbols straight into theirs, and each header field
-is one column assignment. No datagram is handled by itself in Python.
+datagrams (one preadv for several slices), the kernel of the code writes repair symbols straight into theirs, and each
+header field is one column assignment. No datagram is handled by itself in Python.
 """
 
 from __future__ import annotations
@@ -144,12 +144,25 @@ class WindowEncoder:
             order = np.arange(count).reshape(-1, len(window.slices)).T.reshape(-1)
         else:
             order = np.argsort(row, kind="stable")
-        stops = np.cumsum(window.counts).tolist()
-        start = 0
-        for slice_index, source_count, stop in zip(window.slices.tolist(), symbols.tolist(), stops, strict=True):
-            datagrams = order[start:stop]
-            self._encode_slice(window.object_id, slice_index, source_count, datagrams, esis[datagrams], buffer)
-            start = stop
+        stops = np.cumsum(window.counts)
+        starts = stops - window.counts
+        once_round = window.counts <= symbols + partition.repair_symbols
+        whole = (window.positions == 0) & (window.counts >= symbols) & once_round
+        # Neighbouring slices that go out whole and in order are neighbours in the source too: one read brings several.
+        per_read = max(1, libc.IOV_MAX // self._k)
+        readable = np.flatnonzero(whole)
+        runs = np.split(readable, np.flatnonzero(np.diff(window.slices[readable]) != 1) + 1)
+        for run in runs:
+            for first in range(0, len(run), per_read):
+                part = run[first : first + per_read]
+                in_order = [order[starts[i] : starts[i] + symbols[i]] for i in part.tolist()]
+                self._read_in_place(window.object_id, window.slices[part], in_order, buffer)
+        for i in np.flatnonzero(~whole | (window.counts > symbols)).tolist():
+            datagrams = order[starts[i] : stops[i]]
+            slice_index, source_count = int(window.slices[i]), int(symbols[i])
+            self._encode_slice(
+                window.object_id, slice_index, source_count, datagrams, esis[datagrams], buffer, whole[i]
+            )
         return buffer.rows[:count]
 
     def _encode_slice(
@@ -160,19 +173,16 @@ class WindowEncoder:
         datagrams: Int64Array,
         esis: Int64Array,
         buffer: TransmitBuffer,
+        read: np.bool_,
     ) -> None:
-        """Fill the payloads of one slice's ``datagrams``, whose ESIs are ``esis``."""
+        """Fill what is not ``read`` yet of the payloads of one slice's ``datagrams``, whose ESIs are ``esis``."""
         begin, end = self._partitions[object_id].slice_range(slice_index)
         is_source = esis < self._k
         source_datagrams = datagrams[is_source]
-        if len(source_datagrams) == source_count and int(esis[0]) == 0:
-            # The whole slice goes out in order: its bytes are read straight into the datagrams.
-            with self._stages("read", end - begin):
-                self._read_in_place(object_id, begin, end, source_datagrams, buffer)
-            sources = buffer.symbols.take(source_datagrams)
+        if read:
+            sources = buffer.symbols.take(datagrams[:source_count])
         else:
-            with self._stages("read", end - begin):
-                self._read_scratch(object_id, begin, end)
+            self._read_scratch(object_id, begin, end)
             buffer.payloads[source_datagrams] = self._scratch[esis[is_source]]
             sources = self._scratch_symbols.take(np.arange(source_count))
         if len(source_datagrams) == len(datagrams):
@@ -186,22 +196,29 @@ class WindowEncoder:
                     self._codec.encode(sources, buffer.symbols.take(run), int(run_esis[0]))
 
     def _read_in_place(
-        self, object_id: int, begin: int, end: int, datagrams: Int64Array, buffer: TransmitBuffer
+        self, object_id: int, slices: Int64Array, datagrams: list[Int64Array], buffer: TransmitBuffer
     ) -> None:
-        size = end - begin
-        vectors = buffer.vectors[datagrams]
-        tail = len(datagrams) * self._symbol_size - size
+        """Read consecutive ``slices`` straight into the payloads of the ``datagrams`` of each."""
+        partition = self._partitions[object_id]
+        begin, end = partition.slice_range(int(slices[0]))[0], partition.slice_range(int(slices[-1]))[1]
+        size, together = end - begin, np.concatenate(datagrams)
+        vectors = buffer.vectors[together]
+        tail = len(together) * self._symbol_size - size
         if tail:
             vectors["length"][-1] -= np.uint64(tail)
-            buffer.payloads[datagrams[-1], self._symbol_size - tail :] = 0
-        if not self._sources[object_id].read_vectors(vectors, begin, size):
-            self._read_scratch(object_id, begin, end)
-            buffer.payloads[datagrams] = self._scratch[: len(datagrams)]
+            buffer.payloads[together[-1], self._symbol_size - tail :] = 0
+        with self._stages("read", size):
+            done = self._sources[object_id].read_vectors(vectors, begin, size)
+        if not done:
+            for slice_index, rows in zip(slices.tolist(), datagrams, strict=True):
+                self._read_scratch(object_id, *partition.slice_range(slice_index))
+                buffer.payloads[rows] = self._scratch[: len(rows)]
 
     def _read_scratch(self, object_id: int, begin: int, end: int) -> None:
         flat = self._scratch.reshape(-1)
         flat[end - begin :] = 0
-        self._sources[object_id].read_into(flat[: end - begin].data, begin)
+        with self._stages("read", end - begin):
+            self._sources[object_id].read_into(flat[: end - begin].data, begin)
 
 
 BUFFERS_DEFAULT = 3
