@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -56,6 +58,16 @@ def digests(parts: Sequence[bytes]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Return ``uint8[len(parts), 32]``: the BLAKE3-256 of each."""
     joined = b"".join(blake3.blake3(part).digest() for part in parts)
     return np.frombuffer(joined, np.uint8).reshape(len(parts), 32)
+
+
+def unfinished(folder: Path, process: int | str = "self") -> bool:
+    """Tell whether a process has a file open in a folder that has no name yet, or a name that says so."""
+    opened = []
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            opened.append(os.readlink(descriptor))
+    nameless = [path for path in opened if path.startswith(f"{folder}/") and path.endswith(" (deleted)")]
+    return bool(nameless or list(folder.glob(".ghostcast-*.part")))
 
 
 def verify(path: Path) -> None:

@@ -310,9 +310,14 @@ class RawSource:
                 yield Block(filled, 1, data)
                 offset += filled
             if filled < chunk_size:
-                if self.at_end is not None:
-                    self.at_end()
-                return
+                break
+        if self.at_end is not None:
+            self.at_end()
+        if not offset:
+            raise ImageError(
+                f"{self.path}: gave not a single byte: what was to write into it failed, or nothing is connected; "
+                "no image was made"
+            )
 
     def _unreadable(self, offset: int, error: OSError) -> ImageError:
         return ImageError(f"{self.path}: reading at byte {offset} failed: {error.strerror}; no image was made")

@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import secrets
 import stat
@@ -70,6 +71,7 @@ class Target:
         """Whether this object made the file."""
         self._file_path = file_path
         self._replaces: Path | None = None
+        self._nameless = False
         self._descriptor = descriptor
         self._direct_descriptor: int | None = None
         self._touched = False
@@ -216,13 +218,24 @@ class Target:
             assert not self._closed, "the target was closed"
             if self._descriptor < 0:
                 try:
-                    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                    self._descriptor = os.open(self._file_path, flags, 0o666)
+                    self._descriptor = self._make()
                 except OSError as error:
                     raise TargetError(f"{self.path}: cannot be created: {_reason(error)}") from error
                 self.created = True
                 _lock(self._descriptor, self.path)
             return self._descriptor
+
+    def _make(self) -> int:
+        """Make the file; a replacement has no name until it is complete, where that is possible.
+
+        What has no name is gone with the process that made it, however that ends.
+        """
+        if self._replaces is not None and hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # NFS, FAT and old kernels know no such files
+                descriptor = os.open(self._file_path.parent, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+                self._nameless = True
+                return descriptor
+        return os.open(self._file_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
     def require(self, raw_size: int, data_size: int) -> None:
         """Check that an image fits. Writes nothing.
@@ -413,12 +426,27 @@ class Target:
             raise TargetError(f"{self.path}: was removed or replaced while it was being written: the copy is lost")
         try:
             if self._replaces is not None:
-                os.rename(self._file_path, self._replaces)
+                self._give_name(descriptor, self._replaces)
                 self._replaces = None
             if self.created:
                 _sync_directory(self._file_path.parent)
         except OSError as error:
             raise TargetError(f"{self.path}: giving the complete file its name failed: {_reason(error)}") from error
+
+    def _give_name(self, descriptor: int, path: Path) -> None:
+        if self._nameless:
+            parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                # With a directory, Python calls linkat, which alone follows the link that stands for an open file.
+                link = functools.partial(os.link, f"/proc/self/fd/{descriptor}", src_dir_fd=parent)
+                with contextlib.suppress(FileExistsError):
+                    link(path)
+                    return
+                link(self._file_path)  # a link replaces nothing; a rename does
+                self._nameless = False
+            finally:
+                os.close(parent)
+        os.rename(self._file_path, path)
 
     def _still_named(self) -> bool:
         """Whether the target's name still leads to what was written."""
@@ -444,7 +472,7 @@ class Target:
             if self._direct_descriptor is not None:
                 os.close(self._direct_descriptor)
                 self._direct_descriptor = None
-            if self._replaces is not None:
+            if self._replaces is not None and not self._nameless:
                 with contextlib.suppress(OSError):
                     os.unlink(self._file_path)
             with contextlib.suppress(OSError):  # ``sync`` has reported what there was to report

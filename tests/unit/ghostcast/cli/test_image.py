@@ -22,7 +22,7 @@ from ghostcast.cli import progress
 from ghostcast.image.pipeline import core_count
 from ghostcast.image.reader import ImageFile
 from protocol.errors import ExitStatus, ImageError, UsageError
-from tests.images import CHUNK_SIZE, make_image, plain_zstd
+from tests.images import CHUNK_SIZE, make_image, plain_zstd, unfinished
 
 GHOSTCAST = (sys.executable, "-m", "ghostcast.cli.main", "image")
 
@@ -165,6 +165,24 @@ def test_a_damaged_image_is_one_line_and_status_6(tmp_path: Path, arguments: tup
     assert not (tmp_path / "image.raw.raw").exists()
 
 
+def test_not_even_a_hard_kill_leaves_anything(tmp_path: Path) -> None:
+    """Where the file system has files without a name, as nearly all have."""
+    try:
+        os.close(os.open(tmp_path, os.O_RDWR | os.O_TMPFILE))
+    except OSError as error:
+        pytest.skip(f"no files without a name here: {error}")
+    os.mkfifo(tmp_path / "fifo")
+    command = [*GHOSTCAST, "create", str(tmp_path / "fifo"), str(tmp_path / "image"), "--chunk-size", "4k"]
+    with (
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process,
+        (tmp_path / "fifo").open("wb", buffering=0) as source,
+    ):
+        source.write(os.urandom((2 * core_count() + 2) * CHUNK_SIZE + (1 << 20)))
+        assert unfinished(tmp_path, process.pid)
+        process.kill()
+    assert os.listdir(tmp_path) == ["fifo"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_kill_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     """The pipeline is bounded: once the source took more than fits into it, the writer is at work."""
@@ -175,7 +193,7 @@ def test_a_kill_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
         (tmp_path / "fifo").open("wb", buffering=0) as source,
     ):
         source.write(os.urandom((2 * core_count() + 2) * CHUNK_SIZE + (1 << 20)))
-        assert list(tmp_path.glob(".ghostcast-*.part"))
+        assert unfinished(tmp_path, process.pid)
         process.send_signal(number)
         _, seen = process.communicate(timeout=60)
     assert process.returncode == ExitStatus.INTERRUPTED, seen

@@ -99,6 +99,14 @@ def test_a_stream_is_cut_into_chunks_whatever_its_pieces(tmp_path: Path) -> None
     assert b"".join(block.data or b"" for block in blocks) == raw
 
 
+def test_a_stream_without_a_byte_makes_no_image() -> None:
+    reading, writing = os.pipe()
+    os.close(writing)
+    source = RawSource(Path("-"), reading, "stream", None, 0)
+    with source, pytest.raises(ImageError, match="gave not a single byte"):
+        content(source)
+
+
 def test_a_silent_stream_is_left_when_it_is_stopped(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     stop = threading.Event()

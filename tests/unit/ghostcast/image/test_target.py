@@ -420,21 +420,24 @@ def test_a_full_file_system_says_where(tmp_path: Path) -> None:
     [
         ("fsync", "flushing to disk failed: Input/output error"),
         ("ftruncate", "setting its size to 5 failed: Input/output error"),
+        ("link", "giving the complete file its name failed: Input/output error"),
         ("rename", "giving the complete file its name failed: Input/output error"),
     ],
 )
 def test_a_disk_that_fails_at_the_end_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, reason: str
 ) -> None:
-    def fail(*arguments: Any) -> None:
+    def fail(*arguments: Any, **named: Any) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
+    (tmp_path / "disk").write_bytes(b"old")  # so that its name is taken over, not only given
     with Target.open_replacement(tmp_path / "disk") as target:
         target.write(0, b"bytes")
         monkeypatch.setattr(os, function, fail)
         with pytest.raises(TargetError, match=f"{tmp_path / 'disk'}: {reason}"):
             target.finish(5)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["disk"]
+    assert (tmp_path / "disk").read_bytes() == b"old"
 
 
 def test_a_write_that_writes_nothing_does_not_go_on_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
