@@ -42,6 +42,11 @@ def run_benchmark(cells: Sequence[Cell], options: argparse.Namespace) -> int:
         error_console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     _check(cells, options.directory)
+    if options.json:
+        try:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unusable(f"--json {options.json}: its directory cannot be made: {error.strerror}") from error
     console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
     results: list[CellResult] = []
     with contextlib.ExitStack() as stack:
@@ -132,7 +137,6 @@ def _summary(results: Sequence[CellResult], help_seconds: Spread | None) -> dict
 
 
 def _write(path: pathlib.Path, results: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(results, indent=1, default=_as_json) + "\n")
     part.rename(path)

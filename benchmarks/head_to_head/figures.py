@@ -94,6 +94,7 @@ def spreads(runs: Sequence[Run], size: int, stored_size: int) -> dict[str, dict[
             "receiver_cpu_seconds_per_gib": lambda run: _mean(run.receiver_cpu_seconds) / size * GIB,
             "sender_memory_bytes": lambda run: run.sender_memory_bytes,
             "receiver_memory_bytes": lambda run: max(run.receiver_memory_bytes, default=0),
+            "busy_cores": lambda run: run.busy_cores,
             "wire_per_image_byte": lambda run: run.wire_sent_bytes / size,
             "wire_per_sent_byte": lambda run, sent_size=sent_size: run.wire_sent_bytes / sent_size,  # type: ignore[misc]
         }

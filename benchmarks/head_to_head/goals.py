@@ -7,6 +7,7 @@ missed and changes nothing else: speed is measured here, not asserted.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 
 from benchmarks.head_to_head.figures import CellResult, FixedCost, Spread
@@ -113,7 +114,9 @@ def _flat(results: Sequence[CellResult]) -> Iterator[Verdict]:
                 if alike and tool in one.figures:
                     times = (result.figures[tool]["durable_seconds"].median for result in (many, one))
                     ratio = next(times) / next(times)
-                    yield Verdict(f"{tool}: seconds for 16 / for 1", many.cell.text, ratio, 1.05, at_most=True)
+                    busy = many.figures[tool]["busy_cores"].median
+                    where = f"{many.cell.text}; {busy:.1f} cores busy, of {os.cpu_count()}"
+                    yield Verdict(f"{tool}: seconds for 16 / for 1", where, ratio, 1.05, at_most=True)
 
 
 def _sessions(costs: Sequence[FixedCost], help_seconds: Spread | None) -> Iterator[Verdict]:

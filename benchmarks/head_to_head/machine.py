@@ -87,15 +87,16 @@ def check_machine(programs: Iterable[Package], directory: pathlib.Path, needed: 
 
 def busy_cores(seconds: float) -> float:
     """Return how many cores were busy, on average, for some seconds that this process sleeps away."""
-    before = _busy_ticks()
+    before = busy_core_seconds()
     time.sleep(seconds)
-    return (_busy_ticks() - before) / os.sysconf("SC_CLK_TCK") / seconds
+    return (busy_core_seconds() - before) / seconds
 
 
-def _busy_ticks() -> int:
+def busy_core_seconds() -> float:
+    """Return for how long the cores of this machine have been busy since it started, all added up."""
     # user nice system idle iowait irq softirq steal: all but the two idle ones
     ticks = [int(field) for field in pathlib.Path("/proc/stat").read_text().split()[1:9]]
-    return sum(ticks) - ticks[3] - ticks[4]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import TypeVar
 from benchmarks.head_to_head import ceiling
 from benchmarks.head_to_head.ceiling import Ceiling
 from benchmarks.head_to_head.children import Child, Children
-from benchmarks.head_to_head.machine import busy_cores, run_command
+from benchmarks.head_to_head.machine import busy_core_seconds, busy_cores, run_command
 from benchmarks.head_to_head.scene import RunFailed, Scene
 from benchmarks.head_to_head.sources import digest
 from benchmarks.head_to_head.tools import TOOLS, Tool
@@ -62,6 +62,8 @@ class Run:
     """``whole`` or ``used``, for each receiver: how much of the source its copy holds."""
     background_cores: float
     """How many cores others kept busy just before."""
+    busy_cores: float
+    """How many were busy during the run, with whatever: nearly all of them, and the processor was the limit."""
 
     @property
     def whole_seconds(self) -> float:
@@ -134,7 +136,7 @@ def run_once(tool: Tool, scene: Scene, number: int) -> Run:
         before = wire.read()
         wire.sample()
         children.watch_also(wire.sample)
-        started_s = time.monotonic()
+        busy_before, started_s = busy_core_seconds(), time.monotonic()
         sender = children.start(sender_host, tool.send(scene), milestones=tool.milestones)
         copying = waiting or [sender]
         children.until(
@@ -144,6 +146,7 @@ def run_once(tool: Tool, scene: Scene, number: int) -> Run:
             _flush_copy(scene, host)
         durable_s = time.monotonic()
         children.until(lambda: sender.ended_s is not None, "sender ended", _EXIT_TIMEOUT_S, WIRE_INTERVAL_S)
+        busy = (busy_core_seconds() - busy_before) / (time.monotonic() - started_s)
         after = wire.read()
         wire.sample()
         data_begins_s, data_ends_s = wire.data_interval_s()
@@ -168,6 +171,7 @@ def run_once(tool: Tool, scene: Scene, number: int) -> Run:
         wire_received_bytes=after.received - before.received,
         copies=tuple(_verify(scene, host) for host in receivers),
         background_cores=background_cores,
+        busy_cores=busy,
     )
 
 

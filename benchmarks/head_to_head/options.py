@@ -63,6 +63,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[list[Cell], argpar
         parser.error("--rounds is at least 1")
     if not options.directory.is_dir():
         parser.error(f"--directory {options.directory}: there is no such directory")
+    if options.json and options.json.suffix == ".png":
+        parser.error(f"--json {options.json}: the plot has this name; give the results another suffix")
     if options.matrix:
         by_hand = ("receivers", "layout", "offloads", "loss", "mtu", "content", "rate")
         if given := [f"--{name}" for name in by_hand if getattr(options, name) is not None]:

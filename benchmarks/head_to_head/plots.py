@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.head_to_head.figures import CellResult, Spread
+from benchmarks.head_to_head.figures import CellResult, FixedCost, Spread, fixed_costs
 from ghostcast import plot
 
 if TYPE_CHECKING:
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def draw(results: Sequence[CellResult], path: pathlib.Path) -> None:
-    """Write the plot that suits the cells."""
+    """Write the plot that suits the cells: what sessions cost, the flat curve, or throughput."""
+    if costs := fixed_costs(results):
+        _draw_sessions(costs, path)
+        return
     shaped = [result for result in results if result.cell.rate_mbit]
     if len({result.cell.receivers for result in shaped}) > 1:
         _draw_flat(shaped, path)
@@ -42,8 +45,31 @@ def _draw_flat(results: Sequence[CellResult], path: pathlib.Path) -> None:
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.set_xlabel("receivers")
         axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=0 if axes is times else 1)
         axes.legend()
+    plot.save(figure, path)
+
+
+def _draw_sessions(costs: Sequence[FixedCost], path: pathlib.Path) -> None:
+    """One panel a network, one bar a tool: before the data, the data, after it; a mark at what is not data."""
+    networks = list(dict.fromkeys(cost.network for cost in costs))
+    figure, panels = plot.new_figure(f"{costs[0].size / 1e6:g} MB to receivers that wait", len(networks))
+    for axes, network in zip(panels, networks, strict=True):
+        own = [cost for cost in costs if cost.network == network]
+        tools = [cost.tool for cost in own]
+        before = [cost.before_data_seconds.median for cost in own]
+        after = [cost.after_data_seconds.median for cost in own]
+        whole = [cost.whole_seconds.median for cost in own]
+        data = [total - first - last for total, first, last in zip(whole, before, after, strict=True)]
+        data_ends = [first + second for first, second in zip(before, data, strict=True)]
+        axes.barh(tools, before, label="before the data")
+        axes.barh(tools, data, left=before, label="data")
+        axes.barh(tools, after, left=data_ends, label="after the data")
+        axes.plot([cost.fixed_seconds for cost in own], tools, "kd", label="not data, by two sizes")
+        axes.invert_yaxis()
+        axes.set_title(network, fontsize=10)
+        axes.set_xlabel("seconds, median")
+        axes.legend(fontsize=8)
     plot.save(figure, path)
 
 

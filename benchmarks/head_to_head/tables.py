@@ -10,14 +10,15 @@ from benchmarks.head_to_head.figures import CellResult, FixedCost, Spread
 from benchmarks.head_to_head.tools import OURS
 
 _TIME_CAPTION = (
-    "Median (range). Copied: from the start of the sender to the last complete copy, of the fastest receiver and of "
+    "Median, range. Copied: from the start of the sender to the last complete copy, of the fastest receiver and of "
     "the slowest. Flushed: and all of it on the disk, "
     f"which {OURS} and udpcast wait for by themselves. Gbit/s: of the source, flushed. "
-    f"As fast: the tool's seconds / {OURS}'s, flushed, median of the rounds; above 1, {OURS} was faster."
+    f"× as fast: the tool's seconds / {OURS}'s, flushed, median of the rounds; above 1, {OURS} was faster."
 )
 _COST_CAPTION = (
-    "Processor time of user and kernel, whole commands, per GiB of the source and machine; most resident memory of any "
-    "process; bytes that the sender's interface sent per byte of the source, and per byte of the file that was sent."
+    "CPU: processor seconds, user and kernel, of whole commands per GiB of the source, for the sender and a receiver; "
+    "MB: most resident memory; cores: of this machine, busy with whatever; B/B: bytes that the sender's interface sent "
+    "per byte of the source; B/file: per byte of the file that was sent."
 )
 
 
@@ -25,11 +26,11 @@ def cell_tables(result: CellResult) -> Iterator[Table]:
     """Lay out one cell: time, then cost."""
     found, cell = result.figures, result.cell
     times = Table(title=cell.text, caption=_TIME_CAPTION, title_justify="left", caption_justify="left")
-    for heading in ("tool", "fastest, s", "slowest, s", "flushed, s", "Gbit/s", f"{OURS} is × as fast"):
-        times.add_column(heading, justify="left" if heading == "tool" else "right")
+    for heading in ("tool", "fastest, s", "slowest, s", "flushed, s", "Gbit/s", "× as fast"):
+        times.add_column(heading, justify="left" if heading == "tool" else "right", overflow="fold")
     costs = Table(caption=_COST_CAPTION, caption_justify="left")
-    for heading in ("tool", "sender CPU s/GiB", "receiver CPU s/GiB", "sender MB", "receiver MB", "B/B", "B/B of file"):
-        costs.add_column(heading, justify="left" if heading == "tool" else "right")
+    for heading in ("tool", "send CPU", "recv CPU", "send MB", "recv MB", "cores", "B/B", "B/file"):
+        costs.add_column(heading, justify="left" if heading == "tool" else "right", overflow="fold")
     for name in cell.tools:
         if name not in found:
             times.add_row(name, "failed")
@@ -50,6 +51,7 @@ def cell_tables(result: CellResult) -> Iterator[Table]:
             _shown(figures["receiver_cpu_seconds_per_gib"]),
             f"{figures['sender_memory_bytes'].median / 1e6:.0f}",
             f"{figures['receiver_memory_bytes'].median / 1e6:.0f}",
+            f"{figures['busy_cores'].median:.1f}",
             f"{figures['wire_per_image_byte'].median:.3f}",
             f"{figures['wire_per_sent_byte'].median:.3f}",
         )
@@ -62,7 +64,7 @@ def cell_tables(result: CellResult) -> Iterator[Table]:
 
 def fixed_cost_table(costs: Sequence[FixedCost], help_seconds: Spread | None) -> Table:
     """Lay out what sessions cost besides their data."""
-    helped = f" {OURS} --help: {_shown(help_seconds)} s." if help_seconds else ""
+    helped = f" {OURS} --help: {help_seconds.median:.2f} s." if help_seconds else ""
     table = Table(
         title="Sessions with receivers already waiting",
         caption="Whole: the sender's command, and until all is flushed. Not data: of that, what remains when its bytes "
@@ -72,7 +74,7 @@ def fixed_cost_table(costs: Sequence[FixedCost], help_seconds: Spread | None) ->
         caption_justify="left",
     )
     for heading in ("network", "tool", "MB", "whole, s", "not data, s", "before data, s", "after data, s"):
-        table.add_column(heading, justify="left" if heading in ("network", "tool") else "right")
+        table.add_column(heading, justify="left" if heading in ("network", "tool") else "right", overflow="fold")
     for cost in costs:
         table.add_row(
             cost.network,
@@ -87,4 +89,10 @@ def fixed_cost_table(costs: Sequence[FixedCost], help_seconds: Spread | None) ->
 
 
 def _shown(spread: Spread) -> str:
-    return f"{spread.median:.2f} ({spread.minimum:.2f}–{spread.maximum:.2f})"
+    """Return the median, and below it the range, so that tables fit a narrow terminal."""
+    spanned = f"\n{_number(spread.minimum)}–{_number(spread.maximum)}" if spread.n > 1 else ""
+    return _number(spread.median) + spanned
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 100 else f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -18,8 +19,20 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from rich.console import Console
 
-from benchmarks.head_to_head import ceiling, figures, goals, layouts, machine, measuring, options, sources
+from benchmarks.head_to_head import (
+    ceiling,
+    figures,
+    goals,
+    layouts,
+    machine,
+    measuring,
+    options,
+    plots,
+    sources,
+    tables,
+)
 from benchmarks.head_to_head.figures import CellResult, Spread
 from benchmarks.head_to_head.machine import ROOT
 from benchmarks.head_to_head.matrices import MATRICES, make_cell
@@ -83,6 +96,7 @@ def made_up_run(number: int, tool: str, copied_seconds: float, durable_seconds: 
         wire_received_bytes=10,
         copies=("whole", "whole"),
         background_cores=0.0,
+        busy_cores=1.5,
     )
 
 
@@ -153,6 +167,27 @@ def test_fixed_costs_are_what_does_not_grow_with_the_size() -> None:
     assert [cost.fixed_seconds for cost in costs] == pytest.approx([0.8, 0.0])
 
 
+def test_tables_fit_80_columns_and_every_kind_of_plot_is_drawn(tmp_path: pathlib.Path) -> None:
+    seconds = {"ghostcast": 123.4, "udpcast": 1234.5}
+    shaped = [
+        made_up_result(make_cell(size=MB, rounds=2, receivers=count, layout="bridge", rate_mbit=200), **seconds)
+        for count in (1, 16)
+    ]
+    sizes = [made_up_result(make_cell(size=size, rounds=2), **seconds) for size in (MB, 8 * MB)]
+    for name, results in (("flat", shaped), ("sessions", sizes), ("bars", sizes[:1])):
+        plots.draw(results, tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    costs = figures.fixed_costs(sizes)
+    console = Console(width=80, file=io.StringIO())
+    for table in (*tables.cell_tables(shaped[1]), tables.fixed_cost_table(costs, Spread(0.2, 0.1, 0.3, 10))):
+        console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    assert "1234–1234" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 def test_goals_speak_only_of_what_was_measured_and_say_when_they_are_missed() -> None:
     direct = make_cell(size=1000 * MB, rounds=2)
     clean, lossy, worse = (
@@ -211,6 +246,7 @@ def test_the_layout_follows_from_what_is_asked(arguments: list[str], layout: str
         ["--rate", "0"],
         ["--matrix", "full", "--receivers", "2"],
         ["--directory", "/nowhere"],
+        ["--json", "results.png"],
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
