@@ -165,6 +165,11 @@ class Bridge(_Network):
         """Plug the cable of ``host`` into the switch, or pull it out."""
         _run("ip", "-n", self._switch, "link", "set", self._port(host), "up" if up else "down")
 
+    def set_querier(self) -> None:
+        """Have the switch ask for group memberships, every second."""
+        querier = "mcast_querier 1 mcast_query_interval 100 mcast_startup_query_interval 100 mcast_snooping 1"
+        _run("ip", "-n", self._switch, *f"link set br0 type bridge {querier}".split())
+
     def set_mtu(self, host: Host, mtu: int) -> None:
         """Let the port of ``host`` carry packets of at most ``mtu`` bytes; the switch drops longer ones unsaid."""
         _run("ip", "-n", self._switch, "link", "set", self._port(host), "mtu", str(mtu))

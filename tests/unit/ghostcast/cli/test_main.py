@@ -43,7 +43,7 @@ def test_help_names_every_exit_status_and_command() -> None:
     said = text[text.index("Exit status:") :]
     for status in ExitStatus:
         assert f" {int(status)} " in said
-    for command in ("image", "send", "receive", "demo", "bench"):
+    for command in ("image", "send", "receive", "demo", "bench", "doctor"):
         assert f" {command} " in text
 
 
