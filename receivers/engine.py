@@ -55,9 +55,14 @@ from receivers.scan import Compared
 from receivers.target_work import ChunkChecked, Fitted, Flushed, TargetResult, TargetWork, Zeroed
 from receivers.workers import WorkerPool, worker_count
 
-GATHER_S = 0.006
-"""Pause after a small fetch, so that the next one is larger: a fetch costs about 0.2 ms whatever it brings. Only where
-the receive buffer covers the pause many times. Less than the shortest round trip that the protocol reckons with."""
+GATHER_MIN_S, GATHER_MAX_S = 0.006, 0.02
+"""Pause after a small fetch, so that the next one is larger: a fetch costs about 0.3 ms whatever it brings. Only where
+the receive buffer covers the pause many times. A trickle, which is control or the end of a repair, waits least."""
+
+GATHER_DATAGRAMS = 512
+"""What a fetch should bring after the pause."""
+
+GATHER_TRICKLE = 32
 
 GATHER_BUFFER_SIZE = 8 << 20
 PAUSE_FILL = 0.75
@@ -433,6 +438,7 @@ class _Ingest:
         announce = session.found.announce
         self._receiver = BatchReceiver(data_socket, announce.symbol_size, wake_out)
         self._gather = buffer_size >= GATHER_BUFFER_SIZE
+        self._fetched_ns = 0
         manifest, image = limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE
         self._memory = {
             manifest: ObjectMemory(session.partition(manifest), session.assembly(manifest)),
@@ -486,7 +492,8 @@ class _Ingest:
             self._wait(now)
         elif self._gather and batch.messages < self._receiver.slot_count // 2:
             with self._stages("wait"):
-                time.sleep(GATHER_S)
+                time.sleep(gather_s(len(batch.headers), (now - self._fetched_ns) / limits.SECOND_NS))
+        self._fetched_ns = now
 
     def _fetch(self) -> Batch | None:
         if self._paused:
@@ -649,6 +656,18 @@ class _Ingest:
     def _give_up(self, error: GhostcastError) -> None:
         self._engine.error = error
         self._session.fail(str(error))
+
+
+def gather_s(datagrams: int, elapsed_s: float) -> float:
+    """Return how long to wait, so that the next fetch brings enough, after one that brought ``datagrams``.
+
+    Args:
+        datagrams: data datagrams of the last fetch.
+        elapsed_s: time since the fetch before it.
+    """
+    if datagrams <= GATHER_TRICKLE:
+        return GATHER_MIN_S
+    return min(max(GATHER_DATAGRAMS * elapsed_s / datagrams, GATHER_MIN_S), GATHER_MAX_S)
 
 
 def _compose(outer: npt.NDArray[np.int64] | None, inner: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import json
@@ -30,6 +29,7 @@ def run_interruptible(
 
     Where somebody sits at the terminal, ``on_enter`` is called when they press Enter.
     """
+    import asyncio  # 45 ms, which --help and the commands about images need not wait for
 
     async def guarded() -> Result:
         loop = asyncio.get_running_loop()
@@ -67,6 +67,8 @@ def _enter_pressed(call: Callable[[], None]) -> None:
     if foreground and sys.stdin.readline():
         call()
     else:
+        import asyncio
+
         asyncio.get_running_loop().remove_reader(sys.stdin)
 
 

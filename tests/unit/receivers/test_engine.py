@@ -24,7 +24,7 @@ import pytest
 from protocol.errors import ExitStatus
 from protocol.limits import MIB
 from protocol.match import MatchRule
-from receivers.engine import _compose
+from receivers.engine import _compose, gather_s
 from tests.images import CHUNK_SIZE, make_image
 
 PATIENCE_S = 60.0
@@ -340,3 +340,18 @@ def test_a_sender_that_is_killed_and_started_again_takes_its_receivers_back(sess
     assert [copy.read_bytes() == REUSED_RAW for copy in copies] == [True, True]
     assert [line["event"] for line in lines[0]].count("found") == 2
     assert session.report(1)["sessions"] == 2
+
+
+@pytest.mark.parametrize(
+    ("datagrams", "elapsed_s", "expected_s"),
+    [
+        pytest.param(512, 0.008, 0.008, id="enough comes as often as it is fetched"),
+        pytest.param(128, 0.004, 0.016, id="too few: wait for four times as many"),
+        pytest.param(100, 0.006, 0.02, id="a slow stream: not longer than the protocol bears"),
+        pytest.param(4000, 0.008, 0.006, id="a fast stream: not so short that it is no pause"),
+        pytest.param(5, 0.05, 0.006, id="a trickle is not kept waiting"),
+        pytest.param(0, 0.0, 0.006, id="control only"),
+    ],
+)
+def test_the_pause_after_a_small_fetch_follows_the_rate(datagrams: int, elapsed_s: float, expected_s: float) -> None:
+    assert gather_s(datagrams, elapsed_s) == pytest.approx(expected_s)
