@@ -22,9 +22,10 @@ from benchmarks.head_to_head.figures import CellResult, Spread, fixed_costs
 from benchmarks.head_to_head.goals import Verdict, verdicts
 from benchmarks.head_to_head.layouts import LAB_PROGRAMS, built
 from benchmarks.head_to_head.machine import GHOSTCAST, ROOT, Unusable, check_machine, describe_machine, tuned
-from benchmarks.head_to_head.measuring import Say, measure
+from benchmarks.head_to_head.measuring import Failure, Say, measure
 from benchmarks.head_to_head.options import parse_arguments
-from benchmarks.head_to_head.scene import Cell, Scene
+from benchmarks.head_to_head.profiling import profile
+from benchmarks.head_to_head.scene import Cell, RunFailed, Scene
 from benchmarks.head_to_head.sources import CONTENT_PROGRAMS, Source, make_source
 from benchmarks.head_to_head.tables import cell_tables, fixed_cost_table
 from benchmarks.head_to_head.tools import OURS, TOOLS
@@ -98,8 +99,16 @@ def _measure_cell(cell: Cell, options: argparse.Namespace, say: Say) -> CellResu
         source = make_source(directory, cell.content, cell.size)
         _say_source(source, cell, say)
         network = stack.enter_context(built(cell))
-        measured = measure(Scene(cell, source, network, directory), say)
-        return CellResult.of(cell, measured, source.image_seconds, source.stored_size)
+        scene = Scene(cell, source, network, directory)
+        measured = measure(scene, say)
+        stages = None
+        if OURS in cell.tools and options.profile:
+            try:
+                stages = profile(scene)
+            except RunFailed as error:
+                measured.failures.append(Failure(0, f"{OURS} --profile", str(error)))
+                say(f"{OURS} --profile FAILED: {error}")
+        return CellResult.of(cell, measured, source.image_seconds, source.stored_size, stages)
 
 
 def _say_source(source: Source, cell: Cell, say: Say) -> None:

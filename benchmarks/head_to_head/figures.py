@@ -9,6 +9,7 @@ from typing import Self
 
 from benchmarks.head_to_head.ceiling import Ceiling
 from benchmarks.head_to_head.measuring import Failure, Measured, Run
+from benchmarks.head_to_head.profiling import Profile
 from benchmarks.head_to_head.scene import Cell
 from benchmarks.head_to_head.tools import OURS, TOOLS
 
@@ -46,12 +47,16 @@ class CellResult:
     """Gbit/s of the raw loop."""
     share_of_ceiling: Spread | None
     """ghostcast's Gbit/s of the source, flushed, / the raw loop's, round by round."""
+    profile: Profile | None
+    """Where ghostcast's time went, in one more run."""
     runs: list[Run]
     ceilings: list[Ceiling]
     failures: list[Failure]
 
     @classmethod
-    def of(cls, cell: Cell, measured: Measured, image_seconds: float, stored_size: int) -> Self:
+    def of(
+        cls, cell: Cell, measured: Measured, image_seconds: float, stored_size: int, profile: Profile | None = None
+    ) -> Self:
         """Return what the rounds of a cell say together."""
         loops = {loop.round: loop.gbit_per_s for loop in measured.ceilings}
         shares = [
@@ -67,6 +72,7 @@ class CellResult:
             speedups=speedups(measured.runs),
             ceiling=Spread.of(loops.values()) if loops else None,
             share_of_ceiling=Spread.of(shares) if shares else None,
+            profile=profile,
             runs=measured.runs,
             ceilings=measured.ceilings,
             failures=measured.failures,

@@ -127,6 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--directory", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()), help="for files")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all rounds to a file, and a plot")
     parser.add_argument("--tune", action="store_true", help="raise the machine's net.core.rmem_* meanwhile, for peers")
+    parser.add_argument(
+        "--profile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="after the rounds, one more run of ghostcast that tells where the time went (default: yes)",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the source, the image and the last copies")
     parser.add_argument("--quick", action="store_true", help="20 MB, 1 round: whether everything works")
     return parser

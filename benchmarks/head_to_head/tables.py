@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 
 from benchmarks.head_to_head.figures import CellResult, FixedCost, Spread
+from benchmarks.head_to_head.profiling import Profile
 from benchmarks.head_to_head.tools import OURS
 
 _TIME_CAPTION = (
@@ -60,6 +61,35 @@ def cell_tables(result: CellResult) -> Iterator[Table]:
         times.add_row("raw loop, no disk", "", "", "", _shown(result.ceiling), share, style="dim")
     yield times
     yield costs
+    if result.profile:
+        yield _stage_table(result.profile)
+
+
+def _stage_table(profile: Profile) -> Table:
+    """Lay out the stages of the sender and of the receiver that needed most, the dearest first."""
+    table = Table(
+        title=f"Where {OURS}'s time went",
+        caption="One more run, all threads of a process together; of the receivers, the one whose stages took most. "
+        "GB/s: bytes per second of processor time.",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for heading in ("side", "stage", "calls", "seconds", "CPU s", "MB", "GB/s"):
+        table.add_column(heading, justify="left" if heading in ("side", "stage") else "right", overflow="fold")
+    receiver = max(profile.receivers, key=lambda stages: sum(stage.processor_seconds for stage in stages.values()))
+    for side, stages in (("send", profile.sender), ("receive", receiver)):
+        for name, stage in sorted(stages.items(), key=lambda item: -item[1].processor_seconds):
+            pace = stage.gb_per_processor_second
+            table.add_row(
+                side,
+                name,
+                str(stage.calls),
+                _number(stage.seconds),
+                _number(stage.processor_seconds),
+                f"{stage.bytes / 1e6:.0f}" if stage.bytes else "",
+                f"{pace:.2f}" if pace else "",
+            )
+    return table
 
 
 def fixed_cost_table(costs: Sequence[FixedCost], help_seconds: Spread | None) -> Table:
