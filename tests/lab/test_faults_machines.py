@@ -66,6 +66,25 @@ def test_a_disk_that_fails_at_one_place_fails_alone_and_says_where(
         pytest.skip(str(error))
 
 
+def test_a_disk_that_loses_a_write_without_a_word_is_found_by_reading_back(
+    session: Session, make_random_source: Callable[[int], Source], scratch: pathlib.Path
+) -> None:
+    source, good = make_random_source(SOURCE_SIZE), scratch / "good"
+    try:
+        lying = disks.failing_device(scratch / "lying", 8 * MIB, 3 * MIB + 64 * 1024, 4096)
+        with lying as device, Bridge(2, offloads=False) as bridge:
+            sender = session.send(bridge.sender, source, "--receivers", "2")
+            bad = session.receive(bridge.receivers[0], device, "--verify", "read")
+            beside = session.receive(bridge.receivers[1], good, "--verify", "read")
+            bad.process.expect(5, timeout_s=faults.ENDED_TIMEOUT_S)
+            beside.process.expect(0, timeout_s=faults.ENDED_TIMEOUT_S)
+            sender.process.expect(4, timeout_s=faults.ENDED_TIMEOUT_S)
+            assert sender.states() == {"r1": "failed", "r2": "verified"}
+            faults.expect_truth(sender, [(bad, device), (beside, good)], source)
+    except disks.LoopUnavailable as error:
+        pytest.skip(str(error))
+
+
 def test_a_file_system_that_fills_up_meanwhile(
     session: Session,
     commands: Processes,
