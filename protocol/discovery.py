@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
-from protocol import limits, messages, wire
+from protocol import feedback, limits, messages, wire
 
 Address = tuple[str, int]
 
@@ -31,11 +32,19 @@ class Found:
 class Discovery:
     """Listens for ANNOUNCEs until one session is chosen, or until the choice is a person's."""
 
-    def __init__(self, name: str | None, now: int) -> None:
+    def __init__(self, name: str | None, now: int, rng: random.Random) -> None:
+        """Begin to listen.
+
+        Args:
+            name: the session that is wanted, or None for the only one there is.
+            now: instant in ns.
+            rng: source of the jitter that keeps a fleet from soliciting all at once.
+        """
         self.name = name
+        self._rng = rng
         self.drops = wire.Drops()
         self.found: dict[int, Found] = {}
-        self._solicit_ns = now
+        self._solicit_ns = now + self._jitter_ns()
         self._decide_ns: int | None = None
 
     def receive_datagram(self, datagram: bytes, address: Address, now: int) -> None:
@@ -48,6 +57,11 @@ class Discovery:
             self.found.pop(frame.session_id, None)
             if not self.found:
                 self._decide_ns = None
+            return
+        if isinstance(message, messages.Solicit):
+            if message.name == (self.name or ""):
+                # The answer is multicast: one question is enough for a fleet that starts at the same moment.
+                self._solicit_ns = max(self._solicit_ns, now + SOLICIT_INTERVAL_NS + self._jitter_ns())
             return
         if not isinstance(message, messages.Announce) or (self.name is not None and message.name != self.name):
             self.drops.stale += 1
@@ -64,6 +78,9 @@ class Discovery:
         if self._decide_ns is None:
             self._decide_ns = now if self.name is not None else now + LISTEN_NS
 
+    def _jitter_ns(self) -> int:
+        return feedback.truncated_exponential_ns(self._rng, limits.SOLICIT_SPREAD_NS, limits.SOLICIT_GROUP)
+
     def next_timeout(self) -> int:
         """Return when ``poll`` has something to say."""
         return self._solicit_ns if self._decide_ns is None else min(self._solicit_ns, self._decide_ns)
@@ -72,7 +89,7 @@ class Discovery:
         """Return a SOLICIT for the discovery group, once a second."""
         if now < self._solicit_ns:
             return None
-        self._solicit_ns = now + SOLICIT_INTERVAL_NS
+        self._solicit_ns = now + SOLICIT_INTERVAL_NS + self._jitter_ns()
         return messages.encode(0, messages.Solicit(self.name or ""))
 
     def poll_choice(self, now: int) -> list[Found]:

@@ -1,4 +1,8 @@
-"""When to speak: the receiver's NACK backoff and the sender's estimate of the group round-trip time."""
+"""When to speak: the receiver's backoff, how a fleet's messages are spread out, and the group round-trip time.
+
+All that reaches a sender together stays below ``limits.FEEDBACK_PER_S`` messages a second: each kind of message has its
+share, and a fleet spreads what everybody has to say over the time in which that share carries it.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +35,44 @@ def backoff_ns(rng: random.Random, grtt_ns: int, receivers: int, feedback_scale:
     # otherwise wait six round trips to avoid seven messages.
     scale = min(1.0, receivers / SMALL_GROUP) * feedback_scale
     longest = min(limits.BACKOFF_FACTOR * grtt_ns * scale, limits.BACKOFF_MAX_NS)
-    rate = math.log(receivers) + 1.0
+    return truncated_exponential_ns(rng, longest, receivers)
+
+
+def truncated_exponential_ns(rng: random.Random, longest: float, group: int) -> int:
+    """Draw from ``[0, longest]`` ns: of ``group`` that draw, a few get a short wait and speak for the others.
+
+    Source:
+        RFC 5401 §2 (RandomBackoff).
+    """
+    rate = math.log(group) + 1.0
     x = rng.uniform(0.0, rate / longest) + rate / (longest * (math.exp(rate) - 1.0))
     return int((longest / rate) * math.log(x * (math.exp(rate) - 1.0) * (longest / rate)))
+
+
+def join_spread_ns(receivers: int) -> int:
+    """Return over how long so many JOINs, or DONEs, are spread."""
+    return min(receivers * limits.SECOND_NS // limits.JOIN_PER_S, limits.JOIN_SPREAD_MAX_NS)
+
+
+def report_interval_ns(receivers: int) -> int:
+    """Return how often each of so many receivers reports while data is sent."""
+    return max(limits.REPORT_INTERVAL_MIN_NS, receivers * limits.SECOND_NS // limits.REPORT_PER_S)
+
+
+def waiting_interval_ns(receivers: int) -> int:
+    """Return how often each of so many receivers says that it lives before the start."""
+    return max(limits.SECOND_NS, receivers * limits.SECOND_NS // limits.WAITING_REPORT_PER_S)
+
+
+def poll_delay_ns(receivers: int) -> int:
+    """Return how long the sender gathers DONEs before it acknowledges them together."""
+    wished = receivers * limits.SECOND_NS // limits.POLL_PER_S_RECEIVERS
+    return min(max(wished, limits.AGGREGATION_MAX_NS), limits.POLL_DELAY_MAX_NS)
+
+
+def done_repeat_ns(receivers: int) -> int:
+    """Return after how long a DONE that was not acknowledged is said again: well after the POLL was due."""
+    return max(limits.DONE_REPEAT_NS, 4 * poll_delay_ns(receivers))
 
 
 class GroupRoundTrip:

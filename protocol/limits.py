@@ -52,6 +52,10 @@ OBJECT_IMAGE = 1
 SLICE_COUNT_MAX = 1 << 23  # bounds a receiver's tables to 250 MB: streams of 1.4 TiB at MTU 1500, 8.7 TiB at 9000
 
 WINDOW_SLICES_DEFAULT = 32  # D; see docs/ARCHITECTURE.md, "How far to interleave"
+WINDOW_SLICES_BURSTS = (
+    128  # D at most where bursts of loss are measured (research §2.5: 500 datagrams cost 4 of a slice)
+)
+WINDOW_SIZE_BURSTS = 28 * MIB  # and as much of a stream as fits a receiver's slice pool five times
 WINDOW_SLICES_MAX = 256  # D * 255 datagrams must fit the header's 16-bit ``window_left``
 REPAIR_SYMBOLS_START = 2  # h before anything was measured: 1.6 % (research §2.4)
 REPAIR_SYMBOLS_MAX = 127
@@ -75,8 +79,19 @@ NACK_ITEMS_MAX = 148  # 9 bytes each: one datagram; what does not fit stays miss
 ANNOUNCE_INTERVAL_NS = SECOND_NS
 SOLICITED_GAP_NS = 50 * MILLISECOND_NS  # least time between two ANNOUNCEs, however many solicit
 JOIN_RETRY_NS = 400 * MILLISECOND_NS  # first repeat of an unanswered JOIN; doubles up to JOIN_RETRY_MAX_NS
-JOIN_RETRY_MAX_NS = 4 * SECOND_NS
-FEEDBACK_PER_S = 2_000  # messages a second a sender is willing to hear (research §1.5)
+JOIN_RETRY_MAX_NS = 2 * SECOND_NS  # four in the silence that makes a receiver vanish
+JOIN_SPREAD_UNKNOWN_NS = 250 * MILLISECOND_NS  # over which JOINs spread where nobody said how many will come
+JOIN_SPREAD_MAX_NS = 120 * SECOND_NS  # RECEIVERS_MAX at JOIN_PER_S, and some more
+SOLICIT_SPREAD_NS = 100 * MILLISECOND_NS  # longest wait before a SOLICIT; who hears another's meanwhile stays silent
+SOLICIT_GROUP = 100  # how many may solicit at once, where nobody knows; 10 000 then send about a dozen
+FEEDBACK_PER_S = 2_000  # messages a second a sender is willing to hear (research §1.5), shared out as follows
+JOIN_PER_S = 1_400  # JOINs, and likewise DONEs: they never come together
+REPORT_PER_S = 400  # routine REPORTs; who limits the rate speaks at once, see REPORT_URGENT_NS
+WAITING_REPORT_PER_S = 200  # before the start, beside the JOINs
+NACK_PER_S = 500  # above it every backoff doubles
+DEFER_NS = 5 * SECOND_NS  # how long a receiver that is left behind keeps silent before it asks again
+DEFER_MAX_NS = 60 * SECOND_NS  # what one forged DEFER can cost
+REPORT_URGENT_NS = 200 * MILLISECOND_NS  # how often a receiver looks whether it limits the rate
 STATUS_INTERVAL_NS = 100 * MILLISECOND_NS
 STATUS_INTERVAL_IDLE_MIN_NS = 10 * MILLISECOND_NS  # right after the last symbol of a pass, doubling to STATUS_INTERVAL
 REPORT_INTERVAL_MIN_NS = 50 * MILLISECOND_NS
@@ -85,6 +100,8 @@ END_REPEAT_COUNT = 4
 END_REPEAT_NS = 15 * MILLISECOND_NS
 DONE_REPEAT_NS = 100 * MILLISECOND_NS  # doubles up to DONE_REPEAT_MAX_NS until acknowledged
 DONE_REPEAT_MAX_NS = 2 * SECOND_NS
+POLL_PER_S_RECEIVERS = 20_000  # a POLL waits N / this: 20 ms for 400 receivers, half a second for 10 000
+POLL_DELAY_MAX_NS = 500 * MILLISECOND_NS
 SENDER_SILENCE_NS = 8 * SECOND_NS  # a receiver that hears nothing for so long takes the sender for gone
 DATA_SILENCE_NS = (
     30 * SECOND_NS
@@ -92,6 +109,7 @@ DATA_SILENCE_NS = (
 SENDER_REPLACED_NS = 2 * SECOND_NS  # silent for so long, and announced anew: the sender was started again
 RECEIVER_SILENCE_NS = 8 * SECOND_NS  # at least; grows with the report interval of a large fleet
 REPORTS_MISSED_MAX = 6
+SILENCE_CHECK_NS = 500 * MILLISECOND_NS  # how often the fleet is looked through for those that fell silent
 
 # --- feedback (RFC 5401, RFC 5740 §5) --------------------------------------------------------------------------------
 
@@ -99,7 +117,7 @@ BACKOFF_FACTOR = 6  # K for unicast feedback (NORM developer guide; research §1
 BACKOFF_MAX_NS = 20 * SECOND_NS  # however slow and however many: also what one forged STATUS can cost
 HOLD_OFF_MAX_NS = 30 * SECOND_NS  # (K + 2) * GRTT at the largest GRTT is 16 s
 FEEDBACK_SCALE_MAX = 256  # times K * GRTT_MIN is 15 s: 100 000 receivers that all lack something, 6 000 NACKs a second
-GRTT_START_NS = 20 * MILLISECOND_NS
+GRTT_START_NS = 10 * MILLISECOND_NS  # as GRTT_MIN_NS: the first samples raise it at once where that is too little
 GRTT_MIN_NS = 10 * MILLISECOND_NS  # scheduling jitter, not the wire, bounds it from below (research §1.4)
 GRTT_MAX_NS = 2 * SECOND_NS
 AGGREGATION_MAX_NS = 20 * MILLISECOND_NS  # how long NACKs of several receivers are merged before the answer

@@ -71,6 +71,10 @@ class Announce(Message, frozen=True, array_like=True, tag=1):
     """UDP port for control messages at the address that the ANNOUNCE came from."""
     receivers_expected: Annotated[int, msgspec.Meta(ge=0, le=limits.RECEIVERS_MAX)]
     state: SessionState
+    join_spread_ms: Annotated[int, msgspec.Meta(ge=0, le=limits.JOIN_SPREAD_MAX_NS // limits.MILLISECOND_NS)]
+    """Over how long those who want to join spread their JOINs."""
+    report_interval_ms: Annotated[int, msgspec.Meta(ge=10, le=600_000)]
+    """How often a receiver that waits for the start says that it lives."""
     signature: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
     """Room for an Ed25519 signature; empty in protocol version 1."""
 
@@ -129,6 +133,10 @@ class Status(Message, frozen=True, array_like=True, tag=6):
     report_interval_ms: Annotated[int, msgspec.Meta(ge=10, le=600_000)]
     rate: U63
     """Bytes per second the sender currently paces at."""
+    tolerated_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+    """Loss that is no reason to slow down: a receiver with more than that limits the rate."""
+    report_below: U63
+    """Bytes per second: who limits the rate to less than this says so at once; 0: the rate is fixed, nobody does."""
 
 
 class Poll(Message, frozen=True, array_like=True, tag=7):
@@ -161,6 +169,8 @@ class Nack(Message, frozen=True, array_like=True, tag=9):
     """Network loss over the last report interval."""
     items: Annotated[bytes, msgspec.Meta(max_length=limits.NACK_ITEMS_MAX * 9)]
     """``DEFICIT`` records."""
+    burst: U32 = 0
+    """Most datagrams lost in a row since the last REPORT or NACK."""
 
 
 class Report(Message, frozen=True, array_like=True, tag=10):
@@ -188,6 +198,8 @@ class Report(Message, frozen=True, array_like=True, tag=10):
     """All is written; the final flush, or the reading back, is under way."""
     checking: bool = False
     """The target is being compared with the manifest; nothing is asked for meanwhile."""
+    burst: U32 = 0
+    """Most datagrams lost in a row since the last REPORT or NACK."""
 
 
 class Done(Message, frozen=True, array_like=True, tag=11):
@@ -214,8 +226,28 @@ class End(Message, frozen=True, array_like=True, tag=13):
     text: Reason
 
 
+class Defer(Message, frozen=True, array_like=True, tag=14):
+    """Sender, unicast: the others are served before you. Ask for nothing for so long."""
+
+    receiver_index: U32
+    wait_ms: Annotated[int, msgspec.Meta(ge=0, le=limits.DEFER_MAX_NS // limits.MILLISECOND_NS)]
+
+
 AnyMessage = (
-    Announce | Solicit | Join | Welcome | Refuse | Status | Poll | RepairAdvice | Nack | Report | Done | Fail | End
+    Announce
+    | Solicit
+    | Join
+    | Welcome
+    | Refuse
+    | Status
+    | Poll
+    | RepairAdvice
+    | Nack
+    | Report
+    | Done
+    | Fail
+    | End
+    | Defer
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -1,14 +1,22 @@
-"""How many repair symbols a slice should carry: the model, and what it is fed with.
+"""How many repair symbols a slice should carry: the model, what it is fed with, and the correction by what happened.
 
-For N receivers that each lose symbols independently with probability p, the smallest surplus h such that a slice is
-NACKed by anybody with probability at most ``NACK_PROBABILITY``: N * P[Bin(m + h, p) > h] <= epsilon, for a slice (or a
-repair answer) of m symbols. Source: Nonnenmacher, Biersack, Towsley, "Parity-based loss recovery", ToN 6(4), 1998.
+The model: if receiver r loses each symbol with probability p_r, the smallest surplus h such that a slice is NACKed by
+anybody with probability at most ``NACK_PROBABILITY``: sum over r of P[Bin(m + h, p_r) > h] <= epsilon, for a slice (or
+a repair answer) of m symbols. Source: Nonnenmacher, Biersack, Towsley, "Parity-based loss recovery", ToN 6(4), 1998,
+there for one p.
+
+The correction: receivers behind one switch lose the same datagrams, which needs less than the model says, and bursts
+need more. Neither can be told from counts of losses, both show in how many slices are asked for: ``Correction`` moves
+the surplus until that share is what it should be.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+
+import numpy as np
+import numpy.typing as npt
 
 from protocol import limits
 
@@ -18,30 +26,48 @@ NACK_PROBABILITY = 0.05
 LOSS_NEGLIGIBLE = 1e-6
 """Below it no surplus is sent: one lost datagram in a million is what repair is for."""
 
-LOSS_DECAY_NS = 2 * limits.SECOND_NS
-"""Time constant with which a loss estimate falls; it rises at once."""
+LOSS_MAX = 0.9
+
+BIN_RATIO = 1.07
+"""Width of a bin of losses: less than what any estimate scatters."""
+
+BIN_COUNT = math.ceil(math.log(LOSS_MAX / LOSS_NEGLIGIBLE) / math.log(BIN_RATIO))
+
+SETTLED_DATAGRAMS = 4_000
+"""Datagrams after which a new measurement of a receiver's loss counts as much as all before it: one window."""
+
+_BIN_LOSS = LOSS_NEGLIGIBLE * BIN_RATIO ** (np.arange(BIN_COUNT) + 0.5)
 
 
-@functools.lru_cache(maxsize=4096)
-def _surplus(needed: int, receivers: int, loss_millionths: int) -> int:
-    loss = loss_millionths / 1e6
-    for surplus in range(limits.REPAIR_SYMBOLS_MAX):
-        if receivers * _tail_probability(needed + surplus, loss, surplus) <= NACK_PROBABILITY:
-            return surplus
-    return limits.REPAIR_SYMBOLS_MAX
+def _tails_of(losses: npt.NDArray[np.floating], needed: int) -> npt.NDArray[np.float64]:
+    """Return ``float64[len(losses), REPAIR_SYMBOLS_MAX + 1]``: the chance that ``needed`` + h symbols are not enough.
+
+    With loss p, more than h are lost of needed + h exactly if more than h failures come before ``needed`` successes:
+    the tail of a negative binomial distribution, whose terms follow from one another.
+    """
+    failures = np.arange(1, limits.REPAIR_SYMBOLS_MAX + 1)
+    steps = losses[:, None] * ((needed + failures - 1) / failures)[None, :]
+    terms = np.concatenate((np.ones((len(losses), 1)), np.cumprod(steps, axis=1)), axis=1)
+    tails: npt.NDArray[np.float64] = np.clip(1.0 - np.cumsum(terms * (1.0 - losses[:, None]) ** needed, axis=1), 0, 1)
+    return tails
 
 
-def _tail_probability(trials: int, loss: float, allowed: int) -> float:
-    """Return P[Bin(trials, loss) > allowed]."""
-    term = (1.0 - loss) ** trials
-    if term == 0.0:
-        return 1.0
-    ratio = loss / (1.0 - loss)
-    kept = term
-    for lost in range(1, allowed + 1):
-        term *= ratio * (trials - lost + 1) / lost
-        kept += term
-    return max(0.0, 1.0 - kept)
+@functools.lru_cache(maxsize=64)
+def _tails(needed: int) -> npt.NDArray[np.float64]:
+    return _tails_of(_BIN_LOSS, needed)
+
+
+def _smallest(expected: npt.NDArray[np.float64]) -> int:
+    """Return the smallest h at which so few receivers are expected to ask; ``expected`` is ``float64[h]``."""
+    enough = np.flatnonzero(expected <= NACK_PROBABILITY)
+    return int(enough[0]) if len(enough) else limits.REPAIR_SYMBOLS_MAX
+
+
+def bin_of(loss: float) -> int:
+    """Return the bin of a loss, or -1 where it is negligible."""
+    if loss <= LOSS_NEGLIGIBLE:
+        return -1
+    return min(BIN_COUNT - 1, int(math.log(loss / LOSS_NEGLIGIBLE) / math.log(BIN_RATIO)))
 
 
 def surplus(needed: int, receivers: int, loss: float) -> int:
@@ -54,24 +80,157 @@ def surplus(needed: int, receivers: int, loss: float) -> int:
     """
     if loss <= LOSS_NEGLIGIBLE or receivers <= 0:
         return 0
-    # Two significant digits keep the cache small and change the answer by less than the estimate's own error.
-    digits = 1 - math.floor(math.log10(loss))
-    rounded = min(0.9, math.ceil(loss * 10**digits) / 10**digits)
-    return _surplus(needed, receivers, round(rounded * 1e6))
+    return _smallest(receivers * _tails_of(np.array([min(loss, LOSS_MAX)]), needed)[0])
 
 
-class LossEstimate:
-    """The loss that the surplus is planned for: the worst receiver's, up at once, down slowly."""
+class FleetLoss:
+    """How many receivers lose how much: kept by bins, so that neither a message nor a window walks the fleet."""
 
     def __init__(self) -> None:
-        self._loss = 0.0
-        self._updated_ns = 0
+        self._counts = np.zeros(BIN_COUNT)
+        self._known = 0
+        self._surplus: dict[tuple[int, int], int] = {}
 
-    def observe(self, loss: float, now: int) -> None:
-        """Take a receiver's measured network loss into account."""
-        self._loss = max(loss, self.value(now))
-        self._updated_ns = now
+    @property
+    def known(self) -> int:
+        """Receivers whose loss was measured."""
+        return self._known
 
-    def value(self, now: int) -> float:
-        """Return the current estimate."""
-        return self._loss * math.exp(-(now - self._updated_ns) / LOSS_DECAY_NS) if self._loss else 0.0
+    def worst(self) -> float:
+        """Return the largest loss of all, within a bin's width."""
+        used = np.flatnonzero(self._counts)
+        return float(_BIN_LOSS[used[-1]]) if len(used) else 0.0
+
+    def move(self, before: float | None, after: float | None) -> None:
+        """A receiver's loss changed; None: it was not, or is no longer, counted."""
+        old = None if before is None else bin_of(before)
+        new = None if after is None else bin_of(after)
+        if old == new:
+            return
+        self._known += (new is not None) - (old is not None)
+        if old is not None and old >= 0:
+            self._counts[old] -= 1
+        if new is not None and new >= 0:
+            self._counts[new] += 1
+        self._surplus.clear()
+
+    def surplus(self, needed: int, receivers: int) -> int:
+        """Return the model's surplus for slices of which all of ``receivers`` need so much.
+
+        Those that were not heard yet are taken to be like those that were.
+        """
+        key = (needed, receivers)
+        if key not in self._surplus:
+            scale = max(1.0, receivers / self._known) if self._known else 1.0
+            self._surplus[key] = _smallest((self._counts * scale) @ _tails(needed))
+        return self._surplus[key]
+
+    def repair_surplus(self, needed: int, symbols: int, surplus: int, receivers: int) -> int:
+        """Return the surplus for a repair answer: those who lack the most are few, and the others need less.
+
+        Args:
+            needed: the largest deficit.
+            symbols: how many the slice has.
+            surplus: how many more went out with it.
+            receivers: how many it went to.
+        """
+        scale = max(1.0, receivers / self._known) if self._known else 1.0
+        before = min(surplus + needed - 1, limits.REPAIR_SYMBOLS_MAX)
+        lacking = self._counts * scale * _tails(symbols)[:, before]
+        total = float(lacking.sum())
+        if total == 0.0:
+            return 0
+        # Somebody does lack so much: whatever the model says, it is one at least.
+        return _smallest((lacking / min(1.0, total)) @ _tails(needed))
+
+
+EPOCH_SLICES = 64
+"""Slices sent with one and the same surplus before it is judged: two windows, and a share of 5 % can be seen."""
+
+
+class Correction:
+    """How far the surplus must be from what the model says, learnt from how many slices are asked for.
+
+    One step an epoch, and an epoch counts only windows that were planned after the last step: however late the requests
+    come, it cannot swing.
+    """
+
+    def __init__(self) -> None:
+        self.symbols = 0
+        """What to add to the model's surplus; may be negative."""
+        self.epoch = 0
+        self._slices = self._asked = self._lacking = 0
+
+    def observe(self, epoch: int, slices: int, asked: int, lacking: int, surplus: int) -> None:
+        """A window that went out whole has settled.
+
+        Args:
+            epoch: ``epoch`` when it was planned.
+            slices: how many slices it had.
+            asked: how many of them somebody asked for.
+            lacking: sum of the largest deficits of these.
+            surplus: repair symbols that each slice went out with.
+        """
+        if epoch != self.epoch:
+            return
+        self._slices += slices
+        self._asked += asked
+        self._lacking += lacking
+        if self._slices < EPOCH_SLICES:
+            return
+        share = self._asked / self._slices
+        if share > 2 * NACK_PROBABILITY:
+            # Where most slices fell short, by how much on average is how much is lacking.
+            self.symbols += max(1, self._lacking // self._slices)
+        elif share < NACK_PROBABILITY / 2 and surplus > 0:
+            self.symbols -= 1
+        self.symbols = min(max(self.symbols, -limits.REPAIR_SYMBOLS_MAX), limits.REPAIR_SYMBOLS_MAX)
+        self._slices = self._asked = self._lacking = 0
+        self.epoch += 1
+
+
+BURST_LENGTH_MIN = 16
+"""Datagrams in a row beyond which a loss is a burst; less than one symbol of a slice of the smallest window."""
+
+BURST_LENGTH_MAX = 2048
+"""A longer one is an outage, and cheaper to repair."""
+
+BURST_MEMORY_NS = 4 * limits.SECOND_NS
+"""How long a burst is expected to come again."""
+
+BURST_SYMBOLS = 4
+"""Symbols of each slice that a burst may cost before the window is widened: 3 % of a slice."""
+
+
+class Bursts:
+    """How long the runs of lost datagrams are that keep coming back.
+
+    A single run is repaired. Of two within ``BURST_MEMORY_NS`` the shorter one counts: another like it is expected.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[int, int]] = []
+        """``(length, instant)`` of the longest and the second longest run."""
+
+    def observe(self, length: int, now: int) -> None:
+        """Somebody lost so many datagrams in a row."""
+        if BURST_LENGTH_MIN < length <= BURST_LENGTH_MAX:
+            recent = [seen for seen in self._seen if now - seen[1] < BURST_MEMORY_NS]
+            # The later of two that are alike is kept, so that what goes on is not forgotten.
+            self._seen = sorted([*recent, (length, now)], reverse=True)[:8]
+
+    def length(self, now: int) -> int:
+        """Return the length of the run that is to be expected, 0 for none."""
+        recent = [seen for seen in self._seen if now - seen[1] < BURST_MEMORY_NS]
+        return recent[1][0] if len(recent) > 1 else 0
+
+    def window_slices(self, narrow: int, wide: int, now: int) -> int:
+        """Return how many slices to interleave, between what is quickest and what memory allows."""
+        slices = narrow
+        while slices < wide and self.length(now) > BURST_SYMBOLS * slices:
+            slices *= 2
+        return min(slices, max(narrow, wide))
+
+    def symbols(self, window_slices: int, now: int) -> int:
+        """Return how many symbols of each slice the expected run takes."""
+        return -(-self.length(now) // window_slices)

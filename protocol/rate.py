@@ -47,6 +47,10 @@ BACKGROUND_SLACK = 1.3
 """How far above the background loss must rise before it counts: samples of one interval scatter."""
 
 
+SAMPLE_INTERVALS = 3
+"""Control intervals for which a sample counts."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
     """What one receiver reported for one interval."""
@@ -61,11 +65,30 @@ class Sample:
     """Stream bytes per second that the receiver finished."""
 
 
+def capacity(sample: Sample, rate: float, tolerated: float) -> float | None:
+    """Return the bytes per second that a receiver with this sample carries, or None where it knows no limit.
+
+    Args:
+        sample: what it measured.
+        rate: what was sent at meanwhile.
+        tolerated: loss that is not the rate's fault, and ``LOSS_HIGH``.
+    """
+    excess = max(0.0, sample.loss - (tolerated - LOSS_HIGH))
+    found = None
+    if excess + sample.overrun > LOSS_HIGH:
+        found = CUT_MARGIN * rate * (1.0 - excess - sample.overrun)
+    if sample.pool_fill > POOL_FILL_HIGH and sample.drain_rate > 0:
+        drained = sample.drain_rate * (1.0 - (sample.pool_fill - POOL_FILL_HIGH))
+        found = drained if found is None else min(found, drained)
+    return found
+
+
 @dataclasses.dataclass(slots=True)
 class _Track:
-    """The last two samples of one receiver since the rate was last changed."""
+    """The last two samples of one receiver since the rate was last changed, and when the last one came."""
 
-    latest: Sample | None = None
+    latest: Sample
+    at_ns: int
     previous: Sample | None = None
 
 
@@ -94,14 +117,18 @@ class RateControl:
         """What the slowest receiver got done while its queue was filling: its capacity, to return to afterwards."""
         self._hold_until_ns = 0
         self._tracks: dict[int, _Track] = {}
+        self.limiting: frozenset[int] = frozenset()
+        """Receivers that asked for a lower rate in the last step, and could be believed."""
+        self.limit: float | None = None
+        """What the slowest of them carries; None where nobody asked."""
         self._experiment: _Experiment | None = None
 
     def observe(self, receiver_index: int, sample: Sample, now: int) -> None:
         """Take a report into account; reports that still describe the time before the last change are ignored."""
         if now < self._hold_until_ns:
             return
-        track = self._tracks.setdefault(receiver_index, _Track())
-        track.previous, track.latest = track.latest, sample
+        before = self._tracks.get(receiver_index)
+        self._tracks[receiver_index] = _Track(sample, now, None if before is None else before.latest)
 
     def forget(self, receiver_index: int) -> None:
         """Drop a receiver that left."""
@@ -115,10 +142,17 @@ class RateControl:
             interval_ns: the control interval; after a cut two of them pass before anything is believed again.
             measured_rate: bytes per second that really went out; the rate grows only while it is used.
         """
-        fresh = [track for track in self._tracks.values() if track.latest is not None]
-        if now < self._hold_until_ns or not fresh:
+        self.limiting, self.limit = frozenset(), None
+        if now < self._hold_until_ns:
             return
-        limit, loss, believed = self._limit(fresh)
+        # What a receiver said some intervals ago is no news, and in a large fleet not everybody speaks in each.
+        self._tracks = {
+            index: track for index, track in self._tracks.items() if now - track.at_ns <= SAMPLE_INTERVALS * interval_ns
+        }
+        if not self._tracks:
+            return
+        fresh = self._tracks.values()
+        limit, loss, believed = self._limit()
         if self._experiment is not None:
             # Only one interval is needed here: the question is whether the same loss is still there. A link that was
             # far too full is still too full after one cut, but loses less, and how much less is known exactly.
@@ -139,7 +173,7 @@ class RateControl:
             self._growth_share = GROWTH_SHARE
             if loss > LOSS_HIGH:
                 self._experiment = _Experiment(self.rate, loss)
-            full = [track.latest for track in fresh if track.latest and track.latest.pool_fill > POOL_FILL_HIGH]
+            full = [track.latest for track in fresh if track.latest.pool_fill > POOL_FILL_HIGH]
             if full:
                 self._drained = min(sample.drain_rate for sample in full)
             self.rate = max(self.floor, limit, self.rate / 2)
@@ -147,7 +181,7 @@ class RateControl:
         elif (
             loss - self.background * BACKGROUND_SLACK <= LOSS_LOW
             and measured_rate > USED_SHARE * self.rate
-            and all(track.latest is None or track.latest.pool_fill < POOL_FILL_LOW for track in fresh)
+            and all(track.latest.pool_fill < POOL_FILL_LOW for track in fresh)
         ):
             grown = self.rate * (STARTUP_FACTOR if self._startup else 1 + self._growth_share)
             self._growth_share = min(1.5 * self._growth_share, GROWTH_SHARE_MAX)
@@ -162,24 +196,37 @@ class RateControl:
 
     def _changed(self, now: int, hold_ns: int) -> None:
         self._hold_until_ns = now + hold_ns
-        for track in self._tracks.values():
-            if hold_ns:
-                track.previous = None
-            track.latest = None
+        self._tracks.clear()
 
-    def _limit(self, tracks: list[_Track]) -> tuple[float, float, bool]:
+    def restart(self, rate: float) -> None:
+        """The receivers that decide are others now: begin anew, with quick growth, from another rate."""
+        self.rate = min(max(rate, self.floor), self.ceiling)
+        self._startup, self._experiment, self._drained = True, None, None
+        self._hold_until_ns = 0
+        self._tracks.clear()
+
+    @property
+    def tolerated(self) -> float:
+        """Loss up to which no receiver asks for a lower rate, in [0, 1]."""
+        return self.background * BACKGROUND_SLACK + LOSS_HIGH
+
+    def _limit(self) -> tuple[float, float, bool]:
         """Return what the slowest receiver carries, the worst network loss, and whether that can be believed."""
         limit, believed, worst = self.ceiling * 2, True, 0.0
-        for track in tracks:
+        limiting = set()
+        for index, track in self._tracks.items():
             sample = track.latest
-            assert sample is not None
             worst = max(worst, sample.loss)
             capacity = self._capacity(sample)
             if capacity < self.rate:
                 certain = self._certain(track, sample)
+                if certain:
+                    limiting.add(index)
                 # The lowest believable limit counts; an incredible one only keeps the rate from growing.
                 if (certain, -capacity) > (believed and limit < self.rate, -limit):
                     limit, believed = capacity, certain
+        self.limiting = frozenset(limiting)
+        self.limit = limit if limit < self.rate else None
         return limit, worst, believed
 
     def _certain(self, track: _Track, sample: Sample) -> bool:
@@ -191,11 +238,5 @@ class RateControl:
         return track.previous is not None and self._capacity(track.previous) < self.rate
 
     def _capacity(self, sample: Sample) -> float:
-        excess = max(0.0, sample.loss - self.background * BACKGROUND_SLACK)
-        capacity = self.ceiling * 2
-        if excess + sample.overrun > LOSS_HIGH:
-            capacity = CUT_MARGIN * self.rate * (1.0 - excess - sample.overrun)
-        if sample.pool_fill > POOL_FILL_HIGH and sample.drain_rate > 0:
-            over = sample.pool_fill - POOL_FILL_HIGH
-            capacity = min(capacity, sample.drain_rate * (1.0 - over))
-        return capacity
+        carried = capacity(sample, self.rate, self.tolerated)
+        return self.ceiling * 2 if carried is None else carried

@@ -18,7 +18,7 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from protocol import feedback, limits, messages, symbols, wire
+from protocol import feedback, limits, messages, rate, symbols, wire
 from protocol.assembly import Assembly, Placement
 from protocol.discovery import Found
 from protocol.extents import Extents
@@ -37,11 +37,8 @@ from protocol.receiver_events import (
     Welcomed,
 )
 from protocol.receiver_object import Int64Array, ReceiverObject
-from protocol.report_interval import ReportInterval
+from protocol.report_interval import Measured, ReportInterval
 from protocol.symbols import SymbolBatch
-
-WAITING_REPORT_INTERVAL_NS = limits.SECOND_NS
-"""How often a receiver says that it lives before the session has begun."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,16 +127,28 @@ class ReceiverSession:
         self._grtt_ns = limits.GRTT_START_NS
         self._receivers = 1
         self._feedback_scale = 1
-        self._report_interval_ns = WAITING_REPORT_INTERVAL_NS
-        spread_ns = announce.receivers_expected * limits.SECOND_NS // limits.FEEDBACK_PER_S
-        self._join_ns: int | None = now + rng.randrange(spread_ns + 1)
+        self._report_interval_ns = announce.report_interval_ms * limits.MILLISECOND_NS
+        self._join_spread_ns = announce.join_spread_ms * limits.MILLISECOND_NS
+        self._join_ns: int | None = now + self._join_wait_ns()
         self._join_retry_ns = limits.JOIN_RETRY_NS
+        self._joined_once = False
         self._scan_ns: int | None = None
         self._nack_ns: int | None = None
         self._report_ns: int | None = None
         self._done_ns: int | None = None
         self._done_retry_ns = limits.DONE_REPEAT_NS
+        self._deferred_until_ns = 0
         self._interval = ReportInterval(now)
+        self._watch = ReportInterval(now)
+        """Looks for what limits the rate more often than this receiver reports."""
+        self._watch_ns: int | None = None
+        self._urgent_ns: int | None = None
+        self._urgent: tuple[float, Measured] | None = None
+        """``(bytes per second, what was measured)``: the limit that is to be told."""
+        self._limiting = False
+        """The last look found a limit, and it was told."""
+        self._burst = 0
+        self._burst_lost = 0
         self._loss_ppm = 0
 
     # --- what the engine asks -------------------------------------------------------------------------------------
@@ -188,7 +197,15 @@ class ReceiverSession:
         due = [self._heard_ns + limits.SENDER_SILENCE_NS, self._data_heard_ns + limits.DATA_SILENCE_NS]
         due += [
             when
-            for when in (self._join_ns, self._scan_ns, self._nack_ns, self._report_ns, self._done_ns)
+            for when in (
+                self._join_ns,
+                self._scan_ns,
+                self._nack_ns,
+                self._report_ns,
+                self._done_ns,
+                self._watch_ns,
+                self._urgent_ns,
+            )
             if when is not None
         ]
         return min(due)
@@ -209,6 +226,10 @@ class ReceiverSession:
             self._scan(now)
         if self._nack_ns is not None and now >= self._nack_ns:
             self._send_nacks(now)
+        if self._watch_ns is not None and now >= self._watch_ns:
+            self._look(now)
+        if self._urgent_ns is not None and now >= self._urgent_ns:
+            self._send_urgent(now)
         if self._report_ns is not None and now >= self._report_ns:
             self._send_report(now)
         if self._done_ns is not None and now >= self._done_ns:
@@ -232,6 +253,7 @@ class ReceiverSession:
                 self._heard_ns = now
                 if message.state is SessionState.WAITING:
                     self._data_heard_ns = now
+                self._take_announce(message, now)
             case messages.Welcome():
                 self._welcome(message, now)
             case messages.Refuse():
@@ -246,6 +268,8 @@ class ReceiverSession:
             case messages.RepairAdvice():
                 self._heard(frame.sent_us, now)
                 self._take_advice(message, now)
+            case messages.Defer():
+                self._take_defer(message, now)
             case messages.End():
                 self._take_end(message)
             case (
@@ -262,7 +286,34 @@ class ReceiverSession:
 
     def _heard(self, sent_us: int, now: int) -> None:
         self._heard_ns = self._data_heard_ns = now
-        self._echo_us, self._echo_ns = sent_us, now
+        if sent_us:
+            self._echo_us, self._echo_ns = sent_us, now
+
+    def _take_announce(self, message: messages.Announce, now: int) -> None:
+        if self.status is None:
+            self._report_interval_ns = message.report_interval_ms * limits.MILLISECOND_NS
+        spread_ns = message.join_spread_ms * limits.MILLISECOND_NS
+        if spread_ns > self._join_spread_ns and self._join_ns is not None and not self._joined_once:
+            # More come than the sender knew: whoever has not spoken yet takes its time anew.
+            self._join_spread_ns = spread_ns
+            self._join_ns = now + self._join_wait_ns()
+        self._join_spread_ns = spread_ns
+
+    def _join_wait_ns(self) -> int:
+        """Draw how long to wait before the first JOIN, so that few of a fleet speak before the sender can react."""
+        if self._join_spread_ns > limits.JOIN_SPREAD_UNKNOWN_NS:
+            return self._rng.randrange(self._join_spread_ns)
+        if self._join_spread_ns == 0:
+            return 0
+        return feedback.truncated_exponential_ns(self._rng, self._join_spread_ns, limits.SOLICIT_GROUP)
+
+    def _take_defer(self, message: messages.Defer, now: int) -> None:
+        if message.receiver_index != self.receiver_index:
+            self.drops.stale += 1
+            return
+        self._heard_ns = now
+        self._deferred_until_ns = now + message.wait_ms * limits.MILLISECOND_NS
+        self._nack_ns = None
 
     def _welcome(self, message: messages.Welcome, now: int) -> None:
         mine = message.receiver_id == self.identity.receiver_id and message.incarnation == self.identity.incarnation
@@ -272,7 +323,10 @@ class ReceiverSession:
         self._heard_ns = now
         if self.receiver_index is None:
             self._events.append(Welcomed(message.receiver_index))
-            self._report_ns = now
+            # A small fleet may all say at once that it hears the sender; a large one takes turns from the beginning.
+            interval_ns = self._report_interval_ns
+            spread_ns = interval_ns if interval_ns > limits.SECOND_NS else 4 * self._join_spread_ns
+            self._report_ns = now + self._rng.randrange(spread_ns + 1)
             self._scan_ns = now
         self.receiver_index = message.receiver_index
         self._join_ns = None
@@ -301,9 +355,45 @@ class ReceiverSession:
             item.assembly.end_windows(message.sequence, all_sent=idle)
             item.whole_due = True
             item.sender_pass, item.sender_idle = message.pass_index, idle
-        if self.receiver_index is not None and self._report_ns is not None:
-            self._report_ns = min(self._report_ns, now + self._report_interval_ns)
+        if self._report_ns is not None and self._report_ns > now + self._report_interval_ns:
+            # At random, because the whole fleet hears the same STATUS.
+            self._report_ns = now + self._rng.randrange(self._report_interval_ns + 1)
+        self._watch_limit(message, now)
         self._scan(now)
+
+    def _watch_limit(self, message: messages.Status, now: int) -> None:
+        """Begin or end to look for a limit, and leave one untold that another receiver has told."""
+        wanted = message.report_below and self._report_interval_ns > limits.REPORT_URGENT_NS
+        if not wanted or self._report_ns is None:
+            self._watch_ns = self._urgent_ns = None
+        elif self._watch_ns is None:
+            self._watch_ns = now + self._rng.randrange(limits.REPORT_URGENT_NS)
+        if self._urgent is not None and not self._limiting and self._urgent[0] >= message.report_below:
+            self._urgent_ns = None
+
+    # DEVIATES RFC 5740 §5.5.1: a large fleet's receivers report seldom, and who limits the rate speaks at once, with a
+    # backoff that the sender's word about a lower limit ends: nobody has to be elected for it.
+    def _look(self, now: int) -> None:
+        """Look whether this receiver limits the rate; if so, and if it is news, say so after a backoff."""
+        assert self.status is not None
+        self._watch_ns = now + limits.REPORT_URGENT_NS
+        measured = self._measure(self._watch, now)
+        sample = rate.Sample(
+            loss=measured.loss_ppm / 1e6,
+            overrun=measured.overrun_ppm / 1e6,
+            pool_fill=self._fill_permille / 1e3,
+            drain_rate=float(measured.drain_rate),
+        )
+        carried = rate.capacity(sample, float(self.status.rate), self.status.tolerated_ppm / 1e6)
+        if carried is None or not (self._limiting or carried < self.status.report_below):
+            self._limiting, self._urgent_ns, self._urgent = False, None, None
+            return
+        self._urgent = carried, measured
+        if self._limiting:
+            # One interval is not believed: whoever spoke for the others goes on to do so.
+            self._urgent_ns = now + self._rng.randrange(limits.REPORT_URGENT_NS // 2)
+        elif self._urgent_ns is None:
+            self._urgent_ns = now + feedback.backoff_ns(self._rng, self._grtt_ns, self._receivers, self._feedback_scale)
 
     def _take_poll(self, message: messages.Poll) -> None:
         index = self.receiver_index
@@ -322,6 +412,8 @@ class ReceiverSession:
         advised = None if item is None else messages.decode_deficits(message.items, item.partition.slice_count)
         if item is None or advised is None:
             self.drops.malformed += 1
+            return
+        if self.state in (ReceiverState.FINISHING, ReceiverState.CONFIRMING):
             return
         slices, repairs = advised
         lacking = item.assembly.deficits_of(slices)
@@ -425,6 +517,7 @@ class ReceiverSession:
                 ends, low, high = symbols.unwrapped(batch, reference)
             if begins:
                 self._first_sequence = low if self._first_sequence is None else min(self._first_sequence, low)
+            self._note_bursts(batch, low, high, max(reference, highest + 1))
             highest = max(highest, high)
             item = self._objects.get(batch.object_id)
             if item is None:
@@ -451,6 +544,19 @@ class ReceiverSession:
         places = np.flatnonzero(kept)
         self.drops.malformed += len(batch) - len(places)
         return batch.take(places), places if indices is None else indices[places]
+
+    def _note_bursts(self, batch: SymbolBatch, low: int, high: int, reference: int) -> None:
+        if self.counters.received and low > reference:
+            self._burst = max(self._burst, low - reference)
+        if high - low >= len(batch) > 1:
+            self._burst = max(self._burst, int(np.diff(batch.sequences).max()) - 1)
+
+    def _take_burst(self) -> int:
+        """Return the longest run that the network lost since the last call."""
+        lost = self.lost_network
+        burst = min(self._burst, max(0, lost - self._burst_lost), (1 << 32) - 1)
+        self._burst, self._burst_lost = 0, lost
+        return burst
 
     def _place(
         self, item: ReceiverObject, batch: SymbolBatch, ends: Int64Array | int, indices: Int64Array | None
@@ -574,7 +680,9 @@ class ReceiverSession:
             if object_id == limits.OBJECT_IMAGE and self.manifest is not None:
                 start, stop = self.manifest.raw_range(extent)
                 self.bytes_done += stop - start
-                self._interval.stream_bytes += int(self.manifest.stored_sizes[extent])
+                stored = int(self.manifest.stored_sizes[extent])
+                self._interval.stream_bytes += stored
+                self._watch.stream_bytes += stored
                 self._check_all_written()
         else:
             self.counters.chunks_damaged += 1
@@ -601,9 +709,10 @@ class ReceiverSession:
         """The target is complete and durable: say DONE until the sender knows."""
         assert self.state is ReceiverState.FINISHING
         self.state = ReceiverState.CONFIRMING
-        self._scan_ns = self._nack_ns = self._report_ns = None
+        self._scan_ns = self._nack_ns = self._report_ns = self._watch_ns = self._urgent_ns = None
         # A fleet that ends together spreads its DONEs over the time the sender needs to hear them.
-        self._done_ns = now + self._rng.randrange(self._receivers * limits.SECOND_NS // limits.FEEDBACK_PER_S + 1)
+        self._done_ns = now + self._rng.randrange(feedback.join_spread_ns(self._receivers) + 1)
+        self._done_retry_ns = feedback.done_repeat_ns(self._receivers)
 
     def fail(self, reason: str, outcome: Outcome = Outcome.FAILED) -> None:
         """Give up: tell the sender why, and end."""
@@ -636,7 +745,7 @@ class ReceiverSession:
         lacking = sum(item.assembly.missing_count for item in asked)
         if lacking:
             self._scan_ns = now + limits.SCAN_INTERVAL_NS
-        if self._nack_ns is not None or not lacking:
+        if self._nack_ns is not None or not lacking or now < self._deferred_until_ns:
             return
         closed = self._closed_sequence()
         if any(len(item.open_deficits(closed, now)[0]) for item in asked):
@@ -670,10 +779,16 @@ class ReceiverSession:
                     sequence=max(0, closed),
                     echo_us=self._echo_us,
                     hold_us=self._hold_us(now),
-                    loss_ppm=self._loss_ppm,
+                    loss_ppm=self._loss_ppm_now(),
                     items=items,
+                    burst=self._take_burst(),
                 )
             )
+
+    def _loss_ppm_now(self) -> int:
+        """Return the network loss since the last report, or that report's where hardly anything came since."""
+        recent = self._interval.loss_ppm(self.datagrams_expected, self.counters.received, self.counters.lost_host)
+        return self._loss_ppm if recent is None else recent
 
     def _hold_us(self, now: int) -> int:
         return min((now - self._echo_ns) // limits.MICROSECOND_NS, (1 << 32) - 1)
@@ -694,15 +809,32 @@ class ReceiverSession:
                 wants_all=identity.wants_all,
             )
         )
-        self._join_ns = now + self._join_retry_ns
-        self._join_retry_ns = min(2 * self._join_retry_ns, limits.JOIN_RETRY_MAX_NS)
+        # Jittered by a half, so that JOINs that were lost together are not lost together again.
+        self._joined_once = True
+        self._join_ns = now + self._join_retry_ns // 2 + self._rng.randrange(self._join_retry_ns)
+        self._join_retry_ns = min(2 * self._join_retry_ns, max(limits.JOIN_RETRY_MAX_NS, self._join_spread_ns))
+
+    @property
+    def _fill_permille(self) -> int:
+        return int(max(self._objects[limits.OBJECT_IMAGE].assembly.fill, self.backlog) * 1000)
+
+    def _measure(self, interval: ReportInterval, now: int) -> Measured:
+        pool_full = self._objects[limits.OBJECT_IMAGE].assembly.counters.pool_full
+        return interval.close(now, self.datagrams_expected, self.counters.received, self.counters.lost_host, pool_full)
 
     def _send_report(self, now: int) -> None:
+        self._tell(self._measure(self._interval, now), now)
+        # Jittered by a quarter, so that a fleet that began together does not report together for ever.
+        interval_ns = self._report_interval_ns
+        self._report_ns = now + interval_ns - interval_ns // 8 + self._rng.randrange(interval_ns // 4 + 1)
+
+    def _send_urgent(self, now: int) -> None:
+        assert self._urgent is not None
+        self._tell(self._urgent[1], now)
+        self._limiting, self._urgent_ns, self._urgent = True, None, None
+
+    def _tell(self, measured: Measured, now: int) -> None:
         assert self.receiver_index is not None
-        image = self._objects[limits.OBJECT_IMAGE].assembly
-        measured = self._interval.close(
-            now, self.datagrams_expected, self.counters.received, self.counters.lost_host, image.counters.pool_full
-        )
         self._loss_ppm = measured.loss_ppm
         self._send(
             messages.Report(
@@ -714,16 +846,14 @@ class ReceiverSession:
                 lost_host=self.lost_host,
                 loss_ppm=measured.loss_ppm,
                 overrun_ppm=measured.overrun_ppm,
-                pool_fill_permille=int(max(image.fill, self.backlog) * 1000),
+                pool_fill_permille=self._fill_permille,
                 drain_rate=measured.drain_rate,
                 bytes_done=self.bytes_done,
                 finishing=self.state is ReceiverState.FINISHING,
                 checking=self.checking,
+                burst=self._take_burst(),
             )
         )
-        # Jittered by a quarter, so that a fleet that began together does not report together for ever.
-        interval_ns = self._report_interval_ns
-        self._report_ns = now + interval_ns - interval_ns // 8 + self._rng.randrange(interval_ns // 4 + 1)
 
     def _send_done(self, now: int) -> None:
         assert self.receiver_index is not None
@@ -737,4 +867,5 @@ class ReceiverSession:
             )
         )
         self._done_ns = now + self._done_retry_ns
-        self._done_retry_ns = min(2 * self._done_retry_ns, limits.DONE_REPEAT_MAX_NS)
+        longest_ns = max(limits.DONE_REPEAT_MAX_NS, feedback.done_repeat_ns(self._receivers))
+        self._done_retry_ns = min(2 * self._done_retry_ns, longest_ns)

@@ -9,6 +9,9 @@ import dataclasses
 
 from protocol import limits
 
+TELLING_DATAGRAMS = 1000
+"""Datagrams from which a loss of a percent can be told within a third of it."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measured:
@@ -31,6 +34,14 @@ class ReportInterval:
         self._pool_full = 0
         self._unexplained = 0
         self._drain_rate = 0.0
+
+    def loss_ppm(self, expected: int, received: int, dropped: int) -> int | None:
+        """Return the network loss since the last report in millionths, or None where too little came to tell."""
+        sent = expected - self._expected
+        if sent < TELLING_DATAGRAMS:
+            return None
+        lost = sent - (received - self._received) - (dropped - self._dropped) - self._unexplained
+        return min(max(0, lost) * 1_000_000 // sent, 1_000_000)
 
     def close(self, now: int, expected: int, received: int, dropped: int, pool_full: int) -> Measured:
         """Return network loss and host overrun in millionths and the smoothed drain rate, and begin anew.

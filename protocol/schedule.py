@@ -76,6 +76,8 @@ class Schedule:
         self._next_position = np.zeros(partition.slice_count, np.uint16)
         self._sent_end = np.full(partition.slice_count, -1, np.int64)
         self._rolling: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._gathering: list[npt.NDArray[np.int64]] = []
+        """Repairs that are held until ``release``: others may lack more of the same."""
         self._cursor = 0
         self._pending = int(np.count_nonzero(self._need))
         self._first_pass = self._pending > 0
@@ -109,6 +111,10 @@ class Schedule:
         self._pending = int(np.count_nonzero(self._need))
         self._first_pass = self._pending > 0
 
+    def ends(self, slices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the sequence number at which the last window with each slice ended, -1 where there was none."""
+        return self._sent_end[slices]
+
     def request(
         self, slices: npt.NDArray[np.int64], deficits: npt.NDArray[np.int64], sequence: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -132,11 +138,17 @@ class Schedule:
         # in part takes memory at a receiver, and what is not held costs the same later, when more may share it.
         partial = slices[(deficits < symbols) & (self._sent_end[slices] >= 0)]
         if len(partial):
-            self._rolling = np.union1d(self._rolling, partial)
+            self._gathering.append(partial)
         return slices, deficits
 
+    def release(self) -> None:
+        """Let the repairs go out that were requested until now."""
+        if self._gathering:
+            self._rolling = np.unique(np.concatenate((self._rolling, *self._gathering)))
+            self._gathering.clear()
+
     def poll_window(
-        self, window_slices: int, first_sequence: int, surplus: SurplusRule, *, rolling: bool = True
+        self, window_slices: int, first_sequence: int, surplus: SurplusRule, *, wrap: bool = True
     ) -> Window | None:
         """Take the next window out of the needs, or return None where nothing is needed.
 
@@ -144,17 +156,17 @@ class Schedule:
             window_slices: D, the most slices in the window.
             first_sequence: the data sequence number the window's first datagram will have.
             surplus: how many repair symbols to add to a slice that needs so many.
-            rolling: False holds repairs and the next pass back, while NACKs are still being gathered.
+            wrap: False holds the next pass back, while NACKs are still being gathered.
         """
         if self._pending == 0:
             return None
-        if rolling and len(self._rolling):
+        if len(self._rolling):
             slices = self._rolling[:window_slices]
             self._rolling = self._rolling[window_slices:]
             slices = slices[self._need[slices] > 0]
             if len(slices):
                 return self._take(slices, first_sequence, surplus)
-        slices = self._walk(window_slices, wrap=rolling)
+        slices = self._walk(window_slices, wrap=wrap)
         return self._take(slices, first_sequence, surplus) if len(slices) else None
 
     def _walk(self, window_slices: int, *, wrap: bool) -> npt.NDArray[np.int64]:

@@ -16,6 +16,8 @@ class Destination(enum.Enum):
     """The discovery group."""
     DATA = "data"
     """The data group, in order with the data."""
+    GROUP = "group"
+    """The data group, at once: whatever is still to be sent there goes after it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,6 +67,10 @@ class SessionParameters:
     """Fixed proactive repair symbols per slice, or None to follow the measured loss."""
     source_symbols: int = limits.SOURCE_SYMBOLS_DEFAULT
     window_slices: int = limits.WINDOW_SLICES_DEFAULT
+    window_slices_max: int = 0
+    """The widest window, for links with bursts of loss; 0: always ``window_slices``."""
+    leave_slow: bool = True
+    """Whether a few slow receivers are served after the others instead of slowing them down."""
 
 
 class EventKind(enum.Enum):
@@ -78,6 +84,10 @@ class EventKind(enum.Enum):
     FAILED = "failed"
     VANISHED = "vanished"
     RETURNED = "returned"
+    LEFT_BEHIND = "left_behind"
+    """Too slow for the others: it is served after them."""
+    TAKEN_BACK = "taken_back"
+    """It is served again."""
     NOBODY_CAME = "nobody_came"
     ENDED = "ended"
 

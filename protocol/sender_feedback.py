@@ -1,19 +1,55 @@
 """What the sender makes of what its receivers say: needs, advice, the round trip, the loss, the valve and the rate.
 
 Knows measures and requests, not membership or states of the session; it sends nothing, it only has advice ready. One
-object per session, fed with messages whose speaker is known.
+object per session, fed with messages whose speaker is known. Nothing here walks the fleet: what a message changes is
+counted when it comes.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 
 import numpy as np
 
-from protocol import limits, messages, parity, rate
+from protocol import feedback, limits, messages, parity, rate
 from protocol.feedback import GroupRoundTrip
 from protocol.fleet import Fleet, Peer
-from protocol.schedule import Schedule
+from protocol.schedule import Schedule, Window
+from protocol.slow import SlowReceivers, Verdict
+
+STORM_NACKS = 8
+"""Receivers that ask at about the same time, and are taken for a sample of the fleet (research §1.3): all that was sent
+like what they lack is then repaired for the whole fleet, by the model, before the fleet asks."""
+
+STORM_NS = 150 * limits.MILLISECOND_NS
+"""What about the same time is: a backoff."""
+
+WINDOWS_REMEMBERED = 512
+
+SETTLE_NS = 300 * limits.MILLISECOND_NS
+"""After which a window that nobody asked for is taken to have needed no repair: planned, sent, and backed off."""
+
+STORM_LOSS_DATAGRAMS = parity.SETTLED_DATAGRAMS
+"""What the loss told by a NACK is based on, about: it speaks of the window that it asks for."""
+
+LONG_INTERVAL_NS = limits.SECOND_NS
+"""A receiver's loss over so long is no single bad moment."""
+
+
+@dataclasses.dataclass(slots=True)
+class _SentWindow:
+    """A window that went out whole, while it may still be asked for."""
+
+    object_id: int
+    slices: np.ndarray[tuple[int], np.dtype[np.int64]]
+    surplus: int
+    epoch: int
+    planned_ns: int
+    asked: dict[int, int] = dataclasses.field(default_factory=dict)
+    """Slice → largest deficit."""
+    repaired: bool = False
+    """The model's repair for it was planned."""
 
 
 class SenderFeedback:
@@ -43,19 +79,26 @@ class SenderFeedback:
         self.feedback_scale = 1
         self.gather_until_ns: int | None = None
         """Until when NACKs are gathered before they are answered together."""
+        self.bursts = parity.Bursts()
         self._fleet = fleet
         self._schedules = schedules
         self._repair_symbols = repair_symbols
         self._datagram_size = datagram_size
         self._rate_ceiling = control.ceiling if control is not None else 0.0
         self._round_trip = GroupRoundTrip()
-        self._loss = parity.LossEstimate()
-        self._reported = False
+        self._loss = parity.FleetLoss()
+        self._correction = parity.Correction()
+        self._slow = SlowReceivers()
         self._rate_step_ns = now
         self._rate_step_sequence = 0
         self._nack_count = 0
         self._valve_ns = now
         self._advice: dict[int, dict[int, int]] = {object_id: {} for object_id in schedules}
+        self._speakers: dict[int, dict[int, tuple[int, float]]] = {object_id: {} for object_id in schedules}
+        """Object → receiver → ``(instant, loss)`` of its last NACK."""
+        self._asked_sequence = 0
+        self._windows: collections.OrderedDict[tuple[int, int], _SentWindow] = collections.OrderedDict()
+        """``(object, sequence at which it ended)`` → window."""
 
     @property
     def grtt_ns(self) -> int:
@@ -63,9 +106,27 @@ class SenderFeedback:
         return self._round_trip.value_ns
 
     @property
+    def loss(self) -> float:
+        """The worst network loss among those that are waited for, in [0, 1]."""
+        return self._loss.worst()
+
+    @property
     def report_interval_ns(self) -> int:
         """How often each receiver reports; grows with the fleet so that the sender is never flooded."""
-        return max(limits.REPORT_INTERVAL_MIN_NS, 2 * len(self._fleet) * limits.SECOND_NS // limits.FEEDBACK_PER_S)
+        return feedback.report_interval_ns(self._fleet.live_count)
+
+    @property
+    def tolerated(self) -> float:
+        """Loss up to which no receiver limits the rate, in [0, 1]."""
+        return min(1.0, self.control.tolerated) if self.control is not None else 1.0
+
+    @property
+    def report_below(self) -> float:
+        """Bytes per second: a receiver that carries less says so at once; 0 where nobody need."""
+        if self.control is None:
+            return 0.0
+        # Who carries about as much as the slowest one known has nothing to add.
+        return self.control.rate if self.control.limit is None else 0.9 * self.control.limit
 
     def gathered(self, now: int) -> bool:
         """Whether repairs may go out: nobody's NACKs are being waited for."""
@@ -73,7 +134,7 @@ class SenderFeedback:
 
     # --- what receivers say ---------------------------------------------------------------------------------------
 
-    def take_nack(self, message: messages.Nack, now: int) -> bool | None:
+    def take_nack(self, peer: Peer, message: messages.Nack, now: int) -> bool | None:
         """Merge a receiver's request into the needs.
 
         Returns:
@@ -85,15 +146,32 @@ class SenderFeedback:
             return None
         self._nack_count += 1
         self._sample_round_trip(message.echo_us, message.hold_us, now)
+        self.bursts.observe(message.burst, now)
+        if peer.slow:
+            return False
         slices, counted = schedule.request(*deficits, message.sequence)
         if not len(slices):
             return False
-        if self._fleet.live_count > 1:
+        # What is lacking whole was not there, or had no memory for it: no surplus would have helped.
+        partial = counted < schedule.partition.symbols_of(slices)
+        ends = schedule.ends(slices)
+        for end in np.unique(ends[partial]).tolist():
+            window = self._windows.get((message.object_id, end))
+            if window is not None:
+                chosen = partial & (ends == end)
+                for slice_index, deficit in zip(slices[chosen].tolist(), counted[chosen].tolist(), strict=True):
+                    window.asked[slice_index] = max(deficit, window.asked.get(slice_index, 0))
+        if self._fleet.live_count <= 1:
+            schedule.release()
+        else:
             advice = self._advice[message.object_id]
             for slice_index, deficit in zip(
                 slices[: limits.NACK_ITEMS_MAX].tolist(), counted[: limits.NACK_ITEMS_MAX].tolist(), strict=True
             ):
                 advice[slice_index] = max(deficit, advice.get(slice_index, 0))
+            if partial.any():
+                self._speakers[message.object_id][peer.index] = now, message.loss_ppm / 1e6
+                self._asked_sequence = max(self._asked_sequence, message.sequence)
             if self.gather_until_ns is None:
                 # Others may lack the same: wait for one round trip, then answer all of them at once (RFC 5740 §5.4).
                 self.gather_until_ns = now + min(self.grtt_ns, limits.AGGREGATION_MAX_NS)
@@ -101,37 +179,61 @@ class SenderFeedback:
 
     def take_report(self, peer: Peer, message: messages.Report, sequence: int, now: int) -> None:
         """Take in how a live receiver fares; ``sequence`` is the number of the next data datagram."""
-        peer.report = message
-        self._reported = True
+        before, peer.report = peer.report, message
         self._sample_round_trip(message.echo_us, message.hold_us, now)
+        self.bursts.observe(message.burst, now)
         loss = message.loss_ppm / 1e6
-        peer.lasting_loss, peer.loss = min(loss, peer.loss), loss
-        self._loss.observe(peer.lasting_loss, now)
-        if self.control is not None:
+        heard = message.symbols_received + message.lost_network
+        earlier = 0 if before is None else before.symbols_received + before.lost_network
+        # One bad interval is a queue or a pause, and not what repair symbols are for; a long one is no single moment,
+        # and the first one is all that is known.
+        believed = peer.lasting_loss is None or now - peer.reported_ns >= LONG_INTERVAL_NS
+        if heard > earlier:
+            self._note_loss(peer, loss if believed else min(loss, peer.loss), heard - earlier)
+        peer.loss, peer.reported_ns = loss, now
+        if self.control is not None and not peer.slow:
             self.control.observe(
                 peer.index,
                 rate.Sample(
-                    loss=message.loss_ppm / 1e6,
+                    loss=loss,
                     overrun=message.overrun_ppm / 1e6,
                     pool_fill=message.pool_fill_permille / 1e3,
                     drain_rate=float(message.drain_rate),
                 ),
                 now,
             )
-            self.step_rate(sequence, now)
+
+    def _note_loss(self, peer: Peer, loss: float, datagrams: int) -> None:
+        before = peer.lasting_loss
+        weight = peer.loss_weight
+        known = 0.0 if before is None else before
+        peer.lasting_loss = (known * weight + loss * datagrams) / (weight + datagrams)
+        peer.loss_weight = min(weight + datagrams, parity.SETTLED_DATAGRAMS)
+        if not peer.slow:
+            self._loss.move(before, peer.lasting_loss)
 
     def _sample_round_trip(self, echo_us: int, hold_us: int, now: int) -> None:
         round_trip_us = ((now // limits.MICROSECOND_NS) - echo_us - hold_us) & 0xFFFFFFFF
         if echo_us and round_trip_us < limits.GRTT_MAX_NS // limits.MICROSECOND_NS:
-            self._round_trip.observe(round_trip_us * limits.MICROSECOND_NS, now, self.report_interval_ns)
+            interval_ns = min(self.report_interval_ns, limits.SECOND_NS)
+            self._round_trip.observe(round_trip_us * limits.MICROSECOND_NS, now, interval_ns)
 
     # --- what follows from it -------------------------------------------------------------------------------------
 
-    def take_advice(self) -> list[messages.RepairAdvice]:
+    def take_advice(self, now: int) -> list[messages.RepairAdvice]:
         """End the gathering: return what is to be told to everybody, so that those who lack no more stay silent."""
         self.gather_until_ns = None
         told = []
         for object_id, advice in self._advice.items():
+            speakers = self._speakers[object_id]
+            for index in [index for index, (heard_ns, _loss) in speakers.items() if now - heard_ns > STORM_NS]:
+                del speakers[index]
+            if len(speakers) >= STORM_NACKS and self._repair_symbols is None:
+                for index, (_heard_ns, loss) in speakers.items():
+                    self._note_loss(self._fleet.peers[index], loss, STORM_LOSS_DATAGRAMS)
+                self._repair_by_model(object_id, advice, now)
+                speakers.clear()
+            self._schedules[object_id].release()
             if advice:
                 slices = np.array(sorted(advice), np.int64)
                 deficits = np.array([advice[s] for s in slices.tolist()], np.int64)
@@ -140,71 +242,160 @@ class SenderFeedback:
                 advice.clear()
         return told
 
-    def surplus(self, now: int) -> SurplusOf:
-        """Return how many repair symbols each slice of the next window gets."""
+    def _repair_by_model(self, object_id: int, advice: dict[int, int], now: int) -> None:
+        """Repair every window that went out with too little, for the whole fleet, before the rest of it asks."""
+        schedule = self._schedules[object_id]
+        for (of_object, end), window in self._windows.items():
+            if of_object != object_id or window.repaired or end > self._asked_sequence:
+                continue
+            whole = self._whole_surplus(schedule.partition.source_symbols, len(window.slices), now)
+            if whole > window.surplus:
+                window.repaired = True
+                lacking = whole - window.surplus
+                current = window.slices[schedule.ends(window.slices) == end]
+                schedule.request(current, np.full(len(current), lacking, np.int64), end)
+                for slice_index in current.tolist():
+                    advice[slice_index] = max(lacking, advice.get(slice_index, 0))
+
+    def surplus(self, window_slices: int, now: int) -> SurplusOf:
+        """Return how many repair symbols each slice of the next window, of so many slices, gets."""
+        k = self._schedules[limits.OBJECT_IMAGE].partition.source_symbols
         whole = self._repair_symbols
-        if whole is None and not self._reported:
-            whole = limits.REPAIR_SYMBOLS_START
-        losing = sum(peer.lasting_loss > parity.LOSS_NEGLIGIBLE for peer in self._fleet.peers if peer.live)
-        loss = min(self._loss.value(now), 0.9)
-        return SurplusOf(whole, max(1, losing), loss)
+        if whole is None:
+            whole = self._whole_surplus(k, window_slices, now) if self._loss.known else limits.REPAIR_SYMBOLS_START
+        return SurplusOf(whole, k, self._loss, self._receivers)
+
+    @property
+    def _receivers(self) -> int:
+        return max(1, self._fleet.live_count - self._fleet.slow_count)
+
+    def _whole_surplus(self, symbols: int, window_slices: int, now: int) -> int:
+        modelled = max(0, self._loss.surplus(symbols, self._receivers) + self._correction.symbols)
+        return min(max(modelled, self.bursts.symbols(window_slices, now)), limits.REPAIR_SYMBOLS_MAX)
+
+    def window_planned(self, window: Window, now: int) -> None:
+        """Remember a window, to learn later whether its surplus was right."""
+        self._settle(now)
+        symbols = self._schedules[window.object_id].partition.symbols_of(window.slices)
+        if window.repair_pass or self._repair_symbols is not None:
+            return
+        key = window.object_id, window.first_sequence + window.datagram_count
+        surplus = int((window.counts - symbols).min())
+        self._windows[key] = _SentWindow(window.object_id, window.slices, surplus, self._correction.epoch, now)
+        if len(self._windows) > WINDOWS_REMEMBERED:
+            self._windows.popitem(last=False)
+
+    def _settle(self, now: int) -> None:
+        """Learn from the windows that nobody will ask for any more."""
+        settle_ns = SETTLE_NS + 2 * limits.BACKOFF_FACTOR * self.grtt_ns * self.feedback_scale
+        while self._windows:
+            key, window = next(iter(self._windows.items()))
+            if now - window.planned_ns < settle_ns:
+                return
+            del self._windows[key]
+            current = self._whole_surplus(
+                self._schedules[window.object_id].partition.source_symbols, len(window.slices), now
+            )
+            # A window that went out before the loss was known says nothing about the model.
+            if self._loss.known and abs(window.surplus - current) <= 1:
+                self._correction.observe(
+                    window.epoch, len(window.slices), len(window.asked), sum(window.asked.values()), window.surplus
+                )
+
+    # --- the rate -------------------------------------------------------------------------------------------------
 
     def limit_rate(self) -> None:
         """Never send faster than the slowest receiver's own link: what it cannot carry is lost for certain."""
-        rates = [peer.link_rate for peer in self._fleet.peers if peer.live and peer.link_rate]
-        if self.control is not None and rates:
-            self.control.ceiling = min(self._rate_ceiling, float(min(rates)))
+        if self.control is not None:
+            slowest = self._fleet.slowest_link
+            self.control.ceiling = min(self._rate_ceiling, float(slowest)) if slowest else self._rate_ceiling
             self.control.rate = min(self.control.rate, self.control.ceiling)
 
     def forget(self, peer: Peer) -> None:
         """A receiver left: it limits nobody any more."""
         if self.control is not None:
             self.control.forget(peer.index)
+        self._slow.forget(peer.index)
+        if not peer.slow:
+            self._loss.move(peer.lasting_loss, None)
+        peer.lasting_loss, peer.loss_weight = None, 0
         self.limit_rate()
+
+    def set_slow(self, peer: Peer, slow: bool) -> None:
+        """Go without a receiver, or with it again."""
+        if peer.slow is slow:
+            return
+        if slow:
+            self._loss.move(peer.lasting_loss, None)
+            if self.control is not None:
+                self.control.forget(peer.index)
+        else:
+            self._loss.move(None, peer.lasting_loss)
+        self._fleet.set_slow(peer, slow)
+        self.limit_rate()
+
+    def restart_rate(self, slow: list[Peer] | None = None) -> None:
+        """Find the rate anew: for the rest of the fleet, or for those that were left behind, from what they did."""
+        if self.control is None:
+            return
+        drained = [peer.report.drain_rate for peer in slow or () if peer.report is not None and peer.report.drain_rate]
+        self.control.restart(float(min(drained)) if drained else self.control.rate)
 
     def begin_rate(self, now: int) -> None:
         """The data begins: the first control interval does, too."""
         self._rate_step_ns = now
 
-    def step_rate(self, sequence: int, now: int) -> None:
-        """Decide about the rate, if a control interval has passed."""
+    def step_rate(self, sequence: int, now: int) -> Verdict:
+        """Decide about the rate, if a control interval has passed; returns whom the session goes without."""
         # GRTT grows with the queue in a slow receiver, and that is when a decision must not be late.
-        interval_ns = max(self.report_interval_ns, min(4 * self.grtt_ns, limits.CONTROL_INTERVAL_MAX_NS))
+        interval_ns = max(
+            min(self.report_interval_ns, limits.CONTROL_INTERVAL_MAX_NS),
+            min(4 * self.grtt_ns, limits.CONTROL_INTERVAL_MAX_NS),
+        )
         elapsed_ns = now - self._rate_step_ns
         if self.control is None or elapsed_ns < interval_ns:
-            return
+            return Verdict()
         sent = (sequence - self._rate_step_sequence) * self._datagram_size
         self._rate_step_ns, self._rate_step_sequence = now, sequence
         self.control.step(now, interval_ns=interval_ns, measured_rate=sent * limits.SECOND_NS / elapsed_ns)
+        return self._slow.step(
+            self.control.limiting,
+            self.control.rate,
+            self.control.ceiling,
+            receivers=self._fleet.live_count,
+            left=self._fleet.slow_count,
+            now=now,
+        )
 
     def step_valve(self, now: int) -> None:
         """Widen every backoff while more NACKs come than the sender wants to hear; narrow it again when quiet.
 
-        Only NACKs are counted, for only they back off. Reports take the other half of what the sender hears, always;
-        with them in the count, a valve that had opened in a fleet of fifty never closed again.
+        Only NACKs are counted, for only they back off. Reports have their own share of what the sender hears; with them
+        in the count, a valve that had opened in a fleet of fifty never closed again.
         """
         elapsed_ns = now - self._valve_ns
         if elapsed_ns < limits.STATUS_INTERVAL_NS:
             return
         per_s = self._nack_count * limits.SECOND_NS / elapsed_ns
-        if per_s > limits.FEEDBACK_PER_S / 2:
+        if per_s > limits.NACK_PER_S:
             self.feedback_scale = min(2 * self.feedback_scale, limits.FEEDBACK_SCALE_MAX)
-        elif per_s < limits.FEEDBACK_PER_S / 8:
+        elif per_s < limits.NACK_PER_S / 4:
             self.feedback_scale = max(1, self.feedback_scale // 2)
         self._nack_count, self._valve_ns = 0, now
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SurplusOf:
-    """The surplus rule of one poll: a fixed number for whole slices where one is set, else the model's answer."""
+    """The surplus rule of one poll: so many for slices that go out whole, the model's answer for repairs."""
 
-    whole: int | None
-    """Repair symbols for a slice that is sent whole; None: as the model says."""
+    whole: int
+    symbols: int
+    """k."""
+    loss: parity.FleetLoss
     receivers: int
-    loss: float
 
     def __call__(self, needed: int, whole: bool) -> int:
         """Return how many symbols to add for a slice of which somebody needs ``needed``, perhaps the whole of it."""
-        if self.whole is not None and whole:
+        if whole:
             return self.whole
-        return parity.surplus(needed, self.receivers, self.loss)
+        return self.loss.repair_surplus(needed, self.symbols, self.whole, self.receivers)

@@ -16,7 +16,7 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from protocol import limits, messages, rate, wire
+from protocol import feedback, limits, messages, rate, wire
 from protocol.fleet import Address, Fleet, Peer, PeerState
 from protocol.messages import EndReason, SessionState
 from protocol.partition import Partition
@@ -69,6 +69,16 @@ class SenderSession:
         )
         self._opened_ns = now
         self._last_join_ns = now
+        self._join_spread_ns = max(
+            limits.JOIN_SPREAD_UNKNOWN_NS * (parameters.start.receivers == 0),
+            feedback.join_spread_ns(parameters.start.receivers),
+        )
+        self._join_count = 0
+        """JOINs of receivers that were not known, since ``_join_count_ns``."""
+        self._join_count_ns = now
+        self._silence_check_ns = now
+        self._silence_interval_ns = 0
+        self._silence_from_ns = now
         self._announce_ns = now
         self._announced_ns = now - limits.ANNOUNCE_INTERVAL_NS
         self._status_ns: int | None = None
@@ -98,7 +108,7 @@ class SenderSession:
     @property
     def loss(self) -> float:
         """The worst network loss that was measured lately, in [0, 1]."""
-        return max((peer.loss for peer in self.peers if peer.live), default=0.0)
+        return self._feedback.loss
 
     @property
     def grtt_ns(self) -> int:
@@ -118,12 +128,15 @@ class SenderSession:
     @property
     def report_interval_ns(self) -> int:
         """How often each receiver reports."""
+        if self.state is SessionState.WAITING:
+            return feedback.waiting_interval_ns(max(self.fleet.live_count, self.parameters.start.receivers))
         return self._feedback.report_interval_ns
 
     @property
     def silence_ns(self) -> int:
         """After how long without a word a receiver has vanished."""
-        return max(limits.RECEIVER_SILENCE_NS, limits.REPORTS_MISSED_MAX * self.report_interval_ns)
+        interval_ns = max(self._silence_interval_ns, self.report_interval_ns)
+        return max(limits.RECEIVER_SILENCE_NS, limits.REPORTS_MISSED_MAX * interval_ns)
 
     @property
     def remaining_symbols(self) -> int:
@@ -158,11 +171,10 @@ class SenderSession:
         """Return the next window of data to send, or None while there is none."""
         if self.state is SessionState.WAITING or self.ended is not None:
             return None
-        gathered = self._feedback.gathered(now)
+        gathered, slices = self._feedback.gathered(now), self._window_slices(now)
+        surplus = self._feedback.surplus(slices, now)
         for schedule in self.schedules.values():
-            window = schedule.poll_window(
-                self._window_slices(), self.sequence, self._feedback.surplus(now), rolling=gathered
-            )
+            window = schedule.poll_window(slices, self.sequence, surplus, wrap=gathered)
             if window is not None:
                 return self._account(window, now)
         if self.state is SessionState.SENDING and not any(s.pending for s in self.schedules.values()):
@@ -175,7 +187,7 @@ class SenderSession:
         """Return the instant at which ``handle_timeout`` wants to be called, or None when the session is over."""
         if self.ended is not None:
             return self._end_ns if self._ends_left else None
-        due = [self._announce_ns]
+        due = [self._announce_ns, self._silence_check_ns]
         if self.state is SessionState.WAITING:
             start = self.parameters.start
             if start.max_wait_ns is not None:
@@ -196,13 +208,14 @@ class SenderSession:
             self._check_start(now)
             self._check_silence(now)
             return
+        self._check_silence(now)
         gather_until_ns = self._feedback.gather_until_ns
         if gather_until_ns is not None and now >= gather_until_ns:
-            for advice in self._feedback.take_advice():
-                self._transmits.append(Transmit(Destination.DATA, self._encode(advice)))
+            # Whoever is to be silenced by it must hear it before its backoff ends: it does not wait behind data.
+            for advice in self._feedback.take_advice(now):
+                self._transmits.append(Transmit(Destination.GROUP, self._encode(advice)))
         if self._status_ns is not None and now >= self._status_ns:
-            self._check_silence(now)
-            self._feedback.step_rate(self.sequence, now)
+            self._step_rate(now)
             self._feedback.step_valve(now)
             self._send_status(now)
         if self._poll_ns is not None and now >= self._poll_ns:
@@ -251,6 +264,7 @@ class SenderSession:
                 | messages.Poll()
                 | messages.RepairAdvice()
                 | messages.End()
+                | messages.Defer()
             ):
                 self.drops.stale += 1
             case _:
@@ -296,6 +310,7 @@ class SenderSession:
             return
         self.fleet.add(peer)
         self._last_join_ns = now
+        self._spread_joins(now)
         self._feedback.limit_rate()
         self._welcome(peer)
         late = self.state is not SessionState.WAITING
@@ -304,6 +319,18 @@ class SenderSession:
             self._send_status(now)
         else:
             self._check_start(now)
+
+    def _spread_joins(self, now: int) -> None:
+        """Have those who are still to join take their time, where more come than was said or than can be heard."""
+        if now - self._join_count_ns > limits.SECOND_NS:
+            self._join_count, self._join_count_ns = 0, now
+        self._join_count += 1
+        elapsed_ns = max(now - self._join_count_ns, limits.JOIN_RETRY_NS)
+        if self._join_count * limits.SECOND_NS > limits.JOIN_PER_S * elapsed_ns * 5 // 4:
+            wider = min(max(2 * self._join_spread_ns, 2 * limits.SECOND_NS), limits.JOIN_SPREAD_MAX_NS)
+            self._join_spread_ns = wider
+            self._join_count, self._join_count_ns = 0, now
+            self._announce_ns = now
 
     def _rejoin(self, peer: Peer, message: messages.Join, address: Address, now: int) -> None:
         """Answer a repeated JOIN, or take a restarted receiver back under its old index."""
@@ -318,8 +345,9 @@ class SenderSession:
             if message.incarnation != peer.incarnation:
                 peer.replaced_incarnation = peer.incarnation
             peer.incarnation = message.incarnation
-            peer.host, peer.target, peer.link_rate = message.host, message.target, message.link_rate
-            self.fleet.revive(peer)
+            peer.host, peer.target = message.host, message.target
+            self._feedback.set_slow(peer, False)
+            self.fleet.revive(peer, message.link_rate)
             peer.report = None
             peer.done = None
             peer.target_size, peer.wants_all = message.target_size, message.wants_all
@@ -349,14 +377,8 @@ class SenderSession:
 
     def _refuse(self, peer: Peer, reason: str, now: int) -> None:
         self._send_refuse(peer, reason, peer.address)
-        known = any(
-            other.receiver_id == peer.receiver_id and other.incarnation == peer.incarnation for other in self.refused
-        )
-        if known or len(self.refused) >= limits.RECEIVERS_MAX:
-            return
-        peer.state, peer.reason, peer.ended_ns = PeerState.REFUSED, reason, now
-        self.refused.append(peer)
-        self._events.append(Event(EventKind.REFUSED, peer, reason))
+        if self.fleet.refuse(peer, reason, now):
+            self._events.append(Event(EventKind.REFUSED, peer, reason))
 
     def _send_refuse(self, peer: Peer, reason: str, address: Address) -> None:
         message = messages.Refuse(peer.receiver_id, messages.clip(reason, limits.REASON_LENGTH_MAX))
@@ -374,11 +396,22 @@ class SenderSession:
             return None
         peer.heard_ns = now
         if peer.state is PeerState.VANISHED:
-            self.fleet.revive(peer)
+            self.fleet.revive(peer, peer.link_rate)
             self._events.append(Event(EventKind.RETURNED, peer))
         return peer
 
     def _check_silence(self, now: int) -> None:
+        if now < self._silence_check_ns:
+            return
+        self._silence_check_ns = now + limits.SILENCE_CHECK_NS
+        interval_ns = self.report_interval_ns
+        if interval_ns > self._silence_interval_ns:
+            self._silence_interval_ns = interval_ns
+        elif 2 * interval_ns < self._silence_interval_ns:
+            # The fleet became smaller and is to report more often: nobody is late by the new interval before its time.
+            self._silence_interval_ns, self._silence_from_ns = interval_ns, now
+        if now - self._silence_from_ns <= self.silence_ns:
+            return
         for peer in self.fleet.silent(now - self.silence_ns):
             seconds = (now - peer.heard_ns) // limits.SECOND_NS
             self._finish_peer(peer, PeerState.VANISHED, f"not heard for {seconds} s", now)
@@ -446,11 +479,13 @@ class SenderSession:
         if self.state is SessionState.WAITING or not peer.live:
             self.drops.stale += 1
             return
-        counted = self._feedback.take_nack(message, now)
+        counted = self._feedback.take_nack(peer, message, now)
         if counted is None:
             self.drops.malformed += 1
             return
         self.sent.nacks += 1
+        if peer.slow:
+            self._send_defer(peer, limits.DEFER_NS)
         if counted:
             self.state = SessionState.SENDING
 
@@ -462,10 +497,13 @@ class SenderSession:
             self.drops.stale += 1
             return
         if message.finishing:
-            peer.state = PeerState.FINISHING
+            state = PeerState.FINISHING
         else:
-            peer.state = PeerState.CHECKING if message.checking else PeerState.RECEIVING
+            state = PeerState.CHECKING if message.checking else PeerState.RECEIVING
+        self.fleet.proceed(peer, state)
         self._feedback.take_report(peer, message, self.sequence, now)
+        self._step_rate(now)
+        self._serve_slow(now)
 
     # DEVIATES RFC 5740 §5.5.3: delivery is confirmed by each receiver's own DONE, after its disk is flushed, and
     # acknowledged by a bitmap, not asked for by watermark flushing: what counts is the disk, not the stream.
@@ -482,9 +520,10 @@ class SenderSession:
         if peer.state is not PeerState.VERIFIED:
             self._finish_peer(peer, PeerState.VERIFIED, "", now)
             peer.done = message
+            self._serve_slow(now)
             self._events.append(Event(EventKind.VERIFIED, peer))
         # Acknowledged by a POLL; several DONEs share one.
-        soon = now + limits.AGGREGATION_MAX_NS
+        soon = now + feedback.poll_delay_ns(len(self.fleet))
         self._poll_ns = soon if self._poll_ns is None else min(self._poll_ns, soon)
         self._check_complete(now)
 
@@ -511,12 +550,14 @@ class SenderSession:
             raw_size=p.raw_size,
             symbol_size=p.symbol_size,
             source_symbols=p.source_symbols,
-            window_slices=p.window_slices,
+            window_slices=max(p.window_slices, p.window_slices_max),
             group=p.group,
             port=p.port,
             control_port=p.control_port,
             receivers_expected=p.start.receivers,
             state=self.state,
+            join_spread_ms=self._join_spread_ns // limits.MILLISECOND_NS,
+            report_interval_ms=self.report_interval_ns // limits.MILLISECOND_NS,
         )
         self._transmits.append(Transmit(Destination.DISCOVERY, self._encode(message)))
         self._announced_ns = now
@@ -534,6 +575,8 @@ class SenderSession:
             feedback_scale=self._feedback.feedback_scale,
             report_interval_ms=self.report_interval_ns // limits.MILLISECOND_NS,
             rate=int(self.rate_bytes_per_s),
+            tolerated_ppm=int(self._feedback.tolerated * 1e6),
+            report_below=int(self._feedback.report_below),
         )
         self._transmits.append(Transmit(Destination.DATA, self._encode(message)))
         self._status_ns = now + self._status_interval_ns
@@ -545,20 +588,23 @@ class SenderSession:
             part = self.peers[first : first + limits.POLL_RECEIVERS_MAX]
             wanted = np.packbits([peer.state is not PeerState.VERIFIED for peer in part], bitorder="little")
             message = messages.Poll(first, len(part), wanted.tobytes())
-            self._transmits.append(Transmit(Destination.DATA, self._encode(message)))
+            self._transmits.append(Transmit(Destination.GROUP, self._encode(message)))
         self._poll_ns = None
 
     # --- planning -------------------------------------------------------------------------------------------------
 
-    def _window_slices(self) -> int:
-        """D, or less where one window would take so long to send that repairs and status would wait for it."""
-        datagram = self.parameters.symbol_size + wire.DATA_HEADER_SIZE
-        slice_s = self.parameters.source_symbols * datagram / max(self.rate_bytes_per_s, 1.0)
+    def _window_slices(self, now: int) -> int:
+        """D, wider where bursts are lost, and less where a window would take so long that repairs would wait for it."""
+        p = self.parameters
+        wished = self._feedback.bursts.window_slices(p.window_slices, p.window_slices_max, now)
+        datagram = p.symbol_size + wire.DATA_HEADER_SIZE
+        slice_s = p.source_symbols * datagram / max(self.rate_bytes_per_s, 1.0)
         affordable = int(limits.STATUS_INTERVAL_NS / limits.SECOND_NS / slice_s)
-        return max(1, min(self.parameters.window_slices, affordable))
+        return max(1, min(wished, affordable))
 
     def _account(self, window: Window, now: int) -> Window:
         count = window.datagram_count
+        self._feedback.window_planned(window, now)
         self.sequence += count
         self.sent.source_symbols += window.source_count
         self.sent.repair_symbols += count - window.source_count
@@ -567,6 +613,46 @@ class SenderSession:
             self.state = SessionState.SENDING
         self._status_interval_ns = limits.STATUS_INTERVAL_NS
         return window
+
+    # --- slow receivers -------------------------------------------------------------------------------------------
+
+    def _step_rate(self, now: int) -> None:
+        verdict = self._feedback.step_rate(self.sequence, now)
+        if not self.parameters.leave_slow:
+            return
+        for index in sorted(verdict.leave):
+            peer = self.peers[index]
+            if peer.live and not peer.slow:
+                self._feedback.set_slow(peer, True)
+                peer.left_ns = now
+                self._send_defer(peer, limits.DEFER_NS)
+                self._events.append(Event(EventKind.LEFT_BEHIND, peer, "slower than the others: served after them"))
+        if verdict.leave:
+            self._feedback.restart_rate()
+        for index in sorted(verdict.take_back):
+            self._take_back(self.peers[index], "the others were no faster without it")
+        self._serve_slow(now)
+
+    def _serve_slow(self, now: int) -> None:
+        """Serve those that were left behind, as soon as nobody else lacks anything."""
+        if not self.fleet.slow_count or self.fleet.lacking_count:
+            return
+        slow = [peer for peer in self.peers if peer.live and peer.slow]
+        self._feedback.restart_rate(slow)
+        for peer in slow:
+            self._take_back(peer, "the others have everything")
+        self._send_status(now)
+
+    def _take_back(self, peer: Peer, text: str) -> None:
+        if peer.slow:
+            self._feedback.set_slow(peer, False)
+            if peer.live:
+                self._send_defer(peer, 0)
+                self._events.append(Event(EventKind.TAKEN_BACK, peer, text))
+
+    def _send_defer(self, peer: Peer, wait_ns: int) -> None:
+        message = messages.Defer(peer.index, wait_ns // limits.MILLISECOND_NS)
+        self._transmits.append(Transmit(peer.address, self._encode(message)))
 
     def _encode(self, message: messages.Message) -> bytes:
         return messages.encode(self.parameters.session_id, message)

@@ -266,7 +266,7 @@ class ReceiveEngine:
     async def _find(self, control: ControlEndpoint, discovery: ControlEndpoint) -> Found | None:
         """Return the session to join, or None if interrupted first."""
         begun = time.monotonic_ns()
-        search = Discovery(self.options.session_name, begun)
+        search = Discovery(self.options.session_name, begun, random.Random(int.from_bytes(os.urandom(8))))
         deadline = None if self.options.max_wait_ns is None else begun + self.options.max_wait_ns
         while not self._interrupted:
             now = time.monotonic_ns()

@@ -107,15 +107,23 @@ def send(
         ),
     ] = None,
     interleave: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--interleave",
             metavar="D",
             min=1,
             max=limits.WINDOW_SLICES_MAX,
             help="Slices sent symbol by symbol in turn.",
+            show_default=f"{limits.WINDOW_SLICES_DEFAULT}, more where bursts are lost",
         ),
-    ] = limits.WINDOW_SLICES_DEFAULT,
+    ] = None,
+    wait_for_slow: Annotated[
+        bool,
+        typer.Option(
+            "--wait-for-slow",
+            help="Go at the pace of the slowest receiver, always, instead of serving a few slow ones after the others.",
+        ),
+    ] = False,
     report: ReportFile = None,
     json_lines: JsonLines = False,
     profile: Profile = False,
@@ -150,6 +158,7 @@ def send(
                 fec,
                 symbol_size,
                 interleave,
+                not wait_for_slow,
                 stages,
             )
             engine = SendEngine(opened, options, int.from_bytes(os.urandom(4)) | 1)
@@ -182,7 +191,8 @@ def _options(
     ttl: int,
     fec: str,
     symbol_size: int | None,
-    interleave: int,
+    interleave: int | None,
+    leave_slow: bool,
     stages: Stages,
 ) -> SendOptions:
     """Return what the command line asks for, checked."""
@@ -217,6 +227,7 @@ def _options(
         symbol_size=symbol_size,
         window_slices=interleave,
         stages=stages,
+        leave_slow=leave_slow,
     )
 
 
@@ -336,6 +347,7 @@ def peer_summary(engine: SendEngine, peer: Peer) -> dict[str, Any]:
         "seconds": round(max(0, (end or begun) - max(begun, peer.joined_ns)) / limits.SECOND_NS, 3),
         "bytes_done": peer.done.bytes_written if peer.done else peer.report.bytes_done if peer.report else 0,
         "lost_network": peer.done.lost_network if peer.done else peer.report.lost_network if peer.report else 0,
+        "slow": peer.left_ns is not None,
         "lost_host": peer.done.lost_host if peer.done else peer.report.lost_host if peer.report else 0,
     }
 

@@ -53,6 +53,19 @@ _ATTENTION = {
 }
 
 
+_LASTING = frozenset(
+    {
+        EventKind.FAILED,
+        EventKind.VANISHED,
+        EventKind.REFUSED,
+        EventKind.RETURNED,
+        EventKind.LEFT_BEHIND,
+        EventKind.TAKEN_BACK,
+    }
+)
+"""Events that stay on the screen."""
+
+
 class View(Observer, abc.ABC):
     """Base of the three ways to watch."""
 
@@ -157,7 +170,7 @@ class LiveView(View):
 
     def event(self, event: Event) -> None:
         """Keep what matters on the screen for good; the rest shows in the table."""
-        if event.kind in (EventKind.FAILED, EventKind.VANISHED, EventKind.REFUSED, EventKind.RETURNED):
+        if event.kind in _LASTING:
             self._live.console.print(describe(event), markup=False, highlight=False)
 
     def progress(self) -> None:
@@ -291,6 +304,8 @@ def receiver_table(peers: list[Peer], raw_size: int, *, started: bool = True, ro
 
 def _state_word(peer: Peer, started: bool) -> str:
     """Return a receiver's state as people read it: before the start, nobody receives yet."""
+    if peer.live and peer.slow:
+        return "left behind"
     return peer.state.value if started or not peer.live else "joined"
 
 

@@ -63,7 +63,10 @@ class SendOptions:
     """Per slice, or None to follow the measured loss."""
     symbol_size: int | None = None
     """None: what the interface's MTU allows."""
-    window_slices: int = limits.WINDOW_SLICES_DEFAULT
+    window_slices: int | None = None
+    """D, or None: the default, and wider where bursts of loss are measured."""
+    leave_slow: bool = True
+    """Whether a few slow receivers are served after the others."""
     stages: Stages = OFF
     """Where the engine tells how long each stage takes."""
 
@@ -188,7 +191,10 @@ class SendEngine:
                 threading.Thread(target=self._transmit_loop, args=(loop,), name="transmitter", daemon=True),
             ]
             for _count in range(BUFFERS_DEFAULT):
-                buffer = TransmitBuffer(window_datagrams_max(parameters.window_slices), parameters.symbol_size)
+                buffer = TransmitBuffer(
+                    window_datagrams_max(max(parameters.window_slices, parameters.window_slices_max)),
+                    parameters.symbol_size,
+                )
                 self._free_buffers.put(buffer)
             for thread in threads:
                 thread.start()
@@ -253,8 +259,16 @@ class SendEngine:
             rate_start=speed * RATE_START_SHARE if speed else limits.RATE_START_BYTES_PER_S,
             rate_ceiling=speed if speed else limits.RATE_CEILING_BYTES_PER_S,
             repair_symbols=options.repair_symbols,
-            window_slices=options.window_slices,
+            window_slices=options.window_slices or limits.WINDOW_SLICES_DEFAULT,
+            window_slices_max=0 if options.window_slices else self._widest_window(symbol_size),
+            leave_slow=options.leave_slow,
         )
+
+    @staticmethod
+    def _widest_window(symbol_size: int) -> int:
+        """Return D where bursts of loss are measured: what receivers' pools hold several times."""
+        affordable = limits.WINDOW_SIZE_BURSTS // (symbol_size * limits.SOURCE_SYMBOLS_DEFAULT)
+        return max(limits.WINDOW_SLICES_DEFAULT, min(limits.WINDOW_SLICES_BURSTS, affordable))
 
     def _wanted(self, parameters: SessionParameters) -> npt.NDArray[np.bool_]:
         """Return ``bool[slice_count]``: slices that hold a byte of any chunk that has to be transferred."""
@@ -304,6 +318,8 @@ class SendEngine:
         while (transmit := session.poll_transmit()) is not None:
             if transmit.destination is Destination.DATA:
                 self._encode_queue.put(transmit.datagram)
+            elif transmit.destination is Destination.GROUP:
+                await control.send(transmit.datagram, (self.group, session.parameters.port))
             elif transmit.destination is Destination.DISCOVERY:
                 await control.send(transmit.datagram, (limits.DISCOVERY_GROUP, self.options.port))
             else:

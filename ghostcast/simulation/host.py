@@ -64,7 +64,7 @@ class Host:
             rng = np.random.Generator(np.random.PCG64(sequence))
         self._disk = DiskQueue(self.member.disk, rng)
         self._chance = random.Random(f"{world.scenario.seed} host {index} {incarnation}")
-        self._discovery: Discovery | None = Discovery(world.name, self.clock.now)
+        self._discovery: Discovery | None = Discovery(world.name, self.clock.now, self._chance)
         self._alarm = Alarm(self.clock, self.turn)
         self._decoding: collections.deque[tuple[int, int, int]] = collections.deque()
         self._checking: collections.deque[tuple[int, int, int]] = collections.deque()

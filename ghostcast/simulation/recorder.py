@@ -32,6 +32,7 @@ _NAMES = {
         messages.Done,
         messages.Fail,
         messages.End,
+        messages.Defer,
     )
 }
 _FIXARRAY, _ARRAY16 = 0x90, 0xDC

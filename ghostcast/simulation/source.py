@@ -168,7 +168,7 @@ class SourceNode:
         while (transmit := self.session.poll_transmit()) is not None:
             if transmit.destination is Destination.DATA:
                 self._line.append(transmit.datagram)
-            elif transmit.destination is Destination.DISCOVERY:
+            elif transmit.destination in (Destination.DISCOVERY, Destination.GROUP):
                 self._multicast(transmit.datagram)
             else:
                 assert isinstance(transmit.destination, tuple)

@@ -30,6 +30,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.sent_end = dict.fromkeys(range(count), -1)
         self.sent: dict[int, list[int]] = {index: [] for index in range(count)}
         self.rolling: set[int] = set()
+        self.gathering: set[int] = set()
         self.cursor = 0
         self.sequence = first
 
@@ -48,13 +49,19 @@ class ScheduleMachine(RuleBasedStateMachine):
                 expected[index] = deficit
                 self.need[index] = max(deficit, self.need.get(index, 0))
                 if deficit < self.symbols[index] and self.sent_end[index] >= 0:
-                    self.rolling.add(index)
+                    self.gathering.add(index)
         assert dict(zip(counted[0].tolist(), counted[1].tolist(), strict=True)) == expected
 
-    @rule(size=st.integers(1, 5), extra=st.integers(0, 4), rolling=st.booleans())
-    def poll(self, size: int, extra: int, rolling: bool) -> None:
-        window = self.plan.poll_window(size, self.sequence, lambda needed, whole: extra, rolling=rolling)
-        expected = self.expected(size, rolling)
+    @rule()
+    def release(self) -> None:
+        self.plan.release()
+        self.rolling |= self.gathering
+        self.gathering.clear()
+
+    @rule(size=st.integers(1, 5), extra=st.integers(0, 4), wrap=st.booleans())
+    def poll(self, size: int, extra: int, wrap: bool) -> None:
+        window = self.plan.poll_window(size, self.sequence, lambda needed, whole: extra, wrap=wrap)
+        expected = self.expected(size, wrap)
         assert (window.slices.tolist() if window is not None else []) == expected
         if window is None:
             return
@@ -80,22 +87,22 @@ class ScheduleMachine(RuleBasedStateMachine):
             self.sent_end[index] = self.sequence
         assert window.source_count == sources
 
-    def expected(self, size: int, rolling: bool) -> list[int]:
+    def expected(self, size: int, wrap: bool) -> list[int]:
         """Return which slices the next window has, and move the oracle's cursor."""
         if not self.need:
             return []
-        if rolling and self.rolling:
+        if self.rolling:
             first = sorted(self.rolling)[:size]
             self.rolling -= set(first)
             first = [index for index in first if index in self.need]
             if first:
                 return first
         ahead = [index for index in sorted(self.need) if index >= self.cursor]
-        if not ahead and rolling:
+        if not ahead and wrap:
             ahead = sorted(self.need)
         if ahead:
             self.cursor = ahead[:size][-1] + 1
-        elif not rolling:
+        elif not wrap:
             self.cursor = len(self.symbols)
         return ahead[:size]
 

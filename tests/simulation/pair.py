@@ -250,7 +250,7 @@ class SenderNode:
         while (transmit := self.session.poll_transmit()) is not None:
             if transmit.destination is Destination.DATA:
                 self._line.append(transmit.datagram)
-            elif transmit.destination is Destination.DISCOVERY:
+            elif transmit.destination in (Destination.DISCOVERY, Destination.GROUP):
                 self.network.multicast(self, stamp(transmit.datagram, self.clock.now))
             else:
                 assert isinstance(transmit.destination, tuple)
@@ -373,7 +373,7 @@ class ReceiverNode:
         if self.dead:
             return
         self.alive = True
-        self._discovery = Discovery(self._session_name, self.clock.now)
+        self._discovery = Discovery(self._session_name, self.clock.now, self._rng)
         self.turn()
 
     @property

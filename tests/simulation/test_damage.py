@@ -128,15 +128,20 @@ def forged(rng: random.Random, session_id: int) -> bytes:
                 rng.randrange(1, limits.FEEDBACK_SCALE_MAX + 1),
                 rng.randrange(10, 600_001),
                 (1 << 63) - 1,
+                rng.choice([0, 1_000_000]),
+                rng.choice([0, 1, (1 << 63) - 1]),
             ),
             messages.Poll(big, rng.randrange(10_001), rng.randbytes(rng.randrange(9))),
             messages.RepairAdvice(rng.randrange(4), items),
             messages.Welcome(rng.randbytes(16), big, rng.randrange(100_000)),
-            messages.Nack(rng.randrange(3), rng.randrange(3), rng.choice([0, 1 << 61]), big, big, 5, items),
-            messages.Report(rng.randrange(3), big, big, big, big, big, 1_000_000, 1_000_000, 1000, big, big, True),
+            messages.Nack(rng.randrange(3), rng.randrange(3), rng.choice([0, 1 << 61]), big, big, 5, items, 9),
+            messages.Report(
+                rng.randrange(3), big, big, big, big, big, 1_000_000, 1_000_000, 1000, big, big, True, False, 9
+            ),
             messages.Done(rng.randrange(3), rng.randbytes(32), big, 0, 0),
             messages.Join(rng.randbytes(16), big, "x" * 64, "y" * 400, -1, (1 << 63) - 1),
             messages.Solicit("sim"),
+            messages.Defer(rng.randrange(3), rng.randrange(60_001)),
         ]
     )
     return messages.encode(session_id, message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import msgspec
 import pytest
@@ -20,7 +21,7 @@ def announce(session_id: int = 1, **fields: object) -> bytes:
 
 
 def test_a_named_session_is_taken_at_once_and_others_are_not() -> None:
-    search = Discovery("lab", 0)
+    search = Discovery("lab", 0, random.Random(1))
     search.receive_datagram(announce(1, name="other"), SENDER, 5)
     assert search.poll_choice(10**12) == []
     assert search.drops.stale == 1
@@ -32,7 +33,7 @@ def test_a_named_session_is_taken_at_once_and_others_are_not() -> None:
 
 
 def test_without_a_name_the_only_session_is_taken_after_a_moment() -> None:
-    search = Discovery(None, 0)
+    search = Discovery(None, 0, random.Random(1))
     search.receive_datagram(announce(1), SENDER, 100)
     assert search.poll_choice(99 + LISTEN_NS) == []
     assert search.next_timeout() <= 100 + LISTEN_NS
@@ -40,23 +41,39 @@ def test_without_a_name_the_only_session_is_taken_after_a_moment() -> None:
 
 
 def test_several_sessions_are_for_a_person_to_choose_from() -> None:
-    search = Discovery(None, 0)
+    search = Discovery(None, 0, random.Random(1))
     for session_id in (1, 2):
         search.receive_datagram(announce(session_id, name=f"s{session_id}"), SENDER, 100)
     assert len(search.poll_choice(100 + LISTEN_NS)) == 2
 
 
-def test_it_solicits_once_a_second() -> None:
-    search = Discovery("lab", 7)
-    assert search.next_timeout() == 7
-    datagram = search.poll_transmit(7)
-    assert datagram == messages.encode(0, messages.Solicit("lab"))
-    assert search.poll_transmit(8) is None
-    assert search.poll_transmit(7 + SOLICIT_INTERVAL_NS) is not None
+def test_it_solicits_soon_and_then_once_a_second() -> None:
+    search = Discovery("lab", 7, random.Random(1))
+    first = search.next_timeout()
+    assert 7 <= first <= 7 + limits.SOLICIT_SPREAD_NS
+    assert search.poll_transmit(first - 1) is None
+    assert search.poll_transmit(first) == messages.encode(0, messages.Solicit("lab"))
+    assert search.poll_transmit(first + 1) is None
+    assert search.poll_transmit(first + SOLICIT_INTERVAL_NS + limits.SOLICIT_SPREAD_NS) is not None
+
+
+def test_one_solicits_for_all_that_want_the_same_session() -> None:
+    """Ten thousand that start at once ask a dozen times: who hears another's question waits for its answer."""
+    fleet = [Discovery("lab", 0, random.Random(seed)) for seed in range(10_000)]
+    other = Discovery("other", 0, random.Random(1))
+    question, asked = messages.encode(0, messages.Solicit("lab")), 0
+    delay_ns = limits.MILLISECOND_NS
+    heard_ns = min(search.next_timeout() for search in fleet) + delay_ns
+    asked = sum(search.poll_transmit(heard_ns) is not None for search in fleet)
+    assert 1 <= asked <= 20
+    for search in [*fleet, other]:
+        search.receive_datagram(question, SENDER, heard_ns)
+    assert all(search.poll_transmit(SOLICIT_INTERVAL_NS) is None for search in fleet)
+    assert other.poll_transmit(limits.SOLICIT_SPREAD_NS) is not None
 
 
 def test_a_session_that_ended_is_forgotten_and_time_does_not_stand_still() -> None:
-    search = Discovery(None, 0)
+    search = Discovery(None, 0, random.Random(1))
     search.receive_datagram(announce(1), SENDER, 0)
     search.receive_datagram(messages.encode(1, messages.End(messages.EndReason.COMPLETE, "")), SENDER, 1)
     now = 2 * LISTEN_NS
@@ -68,15 +85,17 @@ def test_a_session_that_ended_is_forgotten_and_time_does_not_stand_still() -> No
 
 
 def test_many_sessions_are_remembered_up_to_a_limit() -> None:
-    search = Discovery(None, 0)
+    search = Discovery(None, 0, random.Random(1))
     for session_id in range(1, 2 * limits.SESSIONS_HEARD_MAX):
         search.receive_datagram(announce(session_id), SENDER, 0)
     assert len(search.found) == limits.SESSIONS_HEARD_MAX
 
 
-@pytest.mark.parametrize("datagram", [b"", b"junk" * 9, messages.encode(1, messages.Solicit("lab")), announce()[:40]])
+@pytest.mark.parametrize(
+    "datagram", [b"", b"junk" * 9, messages.encode(1, messages.Welcome(bytes(16), 1, 1)), announce()[:40]]
+)
 def test_what_is_no_announce_is_counted(datagram: bytes) -> None:
-    search = Discovery("lab", 0)
+    search = Discovery("lab", 0, random.Random(1))
     search.receive_datagram(datagram, SENDER, 0)
     assert search.drops.total() == 1
     assert search.found == {}
@@ -84,7 +103,7 @@ def test_what_is_no_announce_is_counted(datagram: bytes) -> None:
 
 
 def test_a_stream_with_more_slices_than_are_allowed_is_malformed() -> None:
-    search = Discovery("lab", 0)
+    search = Discovery("lab", 0, random.Random(1))
     size = 64 * (limits.SLICE_COUNT_MAX + 1)
     search.receive_datagram(announce(symbol_size=64, source_symbols=1, stream_size=size), SENDER, 0)
     assert search.found == {}

@@ -29,24 +29,26 @@ def examples() -> dict[str, messages.AnyMessage]:
     return {
         "announce": messages.Announce(
             "lab", bytes(range(100, 116)), "debian", digest, 70_000, 5_000_000_000, 12_884_901_888, 1440, 128, 32,
-            0xEFC00102, 7767, 40000, 12, messages.SessionState.SENDING,
+            0xEFC00102, 7767, 40000, 12, messages.SessionState.SENDING, 250, 1000,
         ),
         "solicit": messages.Solicit("lab"),
         "join": messages.Join(receiver_id, 0xCAFE0001, "node-17", "/dev/nvme0n1", 512_110_190_592, 125_000_000, False),
         "welcome": messages.Welcome(receiver_id, 0xCAFE0001, 17),
         "refuse": messages.Refuse(receiver_id, "too small"),
         "status": messages.Status(
-            123_456_789_012, messages.SessionState.IDLE, 27_000, True, 3, 12_500, 11, 2, 100, 118_000_000
+            123_456_789_012, messages.SessionState.IDLE, 27_000, True, 3, 12_500, 11, 2, 100, 118_000_000, 5000,
+            90_000_000,
         ),
         "poll": messages.Poll(0, 12, bytes([0xFE, 0x0F])),
         "repair_advice": messages.RepairAdvice(limits.OBJECT_IMAGE, ITEMS),
-        "nack": messages.Nack(17, limits.OBJECT_IMAGE, 123_456_700_000, 0x01020304, 1500, 1200, ITEMS),
+        "nack": messages.Nack(17, limits.OBJECT_IMAGE, 123_456_700_000, 0x01020304, 1500, 1200, ITEMS, 44),
         "report": messages.Report(
-            17, 0x01020304, 900, 1_000_000, 1200, 30, 1200, 30, 125, 90_000_000, 4_294_967_296, False, True
+            17, 0x01020304, 900, 1_000_000, 1200, 30, 1200, 30, 125, 90_000_000, 4_294_967_296, False, True, 44
         ),
         "done": messages.Done(17, digest, 12_884_901_888, 1200, 30),
         "fail": messages.Fail(17, "write error at byte 4096"),
         "end": messages.End(messages.EndReason.COMPLETE, "12 of 12 receivers verified"),
+        "defer": messages.Defer(17, 5000),
     }  # fmt: skip
 
 
@@ -78,7 +80,7 @@ def largest() -> list[messages.AnyMessage]:
         messages.Announce(
             name, receiver_id, name, digest, limits.MANIFEST_SIZE_MAX, limits.RAW_SIZE_MAX * 2, limits.RAW_SIZE_MAX,
             limits.SYMBOL_SIZE_MAX, 254, 256, U32, 65535, 65535, limits.RECEIVERS_MAX, messages.SessionState.IDLE,
-            bytes(64),
+            120_000, 600_000, bytes(64),
         ),
         messages.Solicit(name),
         messages.Join(receiver_id, U32, host, text, U63, U63),
@@ -86,15 +88,16 @@ def largest() -> list[messages.AnyMessage]:
         messages.Refuse(receiver_id, text),
         messages.Status(
             sequence, messages.SessionState.IDLE, U63, True, U32, limits.GRTT_MAX_NS // 1000, limits.RECEIVERS_MAX,
-            limits.FEEDBACK_SCALE_MAX, 600_000, U63,
+            limits.FEEDBACK_SCALE_MAX, 600_000, U63, 1_000_000, U63,
         ),
         messages.Poll(U32, limits.POLL_RECEIVERS_MAX, bytes(limits.POLL_RECEIVERS_MAX // 8)),
         messages.RepairAdvice(255, items),
-        messages.Nack(U32, 255, sequence, U32, U32, 1_000_000, items),
-        messages.Report(U32, U32, U32, U63, U63, U63, 1_000_000, 1_000_000, 1000, U63, U63, True),
+        messages.Nack(U32, 255, sequence, U32, U32, 1_000_000, items, U32),
+        messages.Report(U32, U32, U32, U63, U63, U63, 1_000_000, 1_000_000, 1000, U63, U63, True, True, U32),
         messages.Done(U32, digest, U63, U63, U63),
         messages.Fail(U32, text),
         messages.End(messages.EndReason.FAILED, text),
+        messages.Defer(U32, 60_000),
     ]  # fmt: skip
 
 
@@ -112,16 +115,18 @@ BEYOND = [
     ("announce", 9, 0), ("announce", 9, 255), ("announce", 10, 0), ("announce", 10, 257), ("announce", 12, 0),
     ("announce", 13, 65536), ("announce", 14, limits.RECEIVERS_MAX + 1), ("announce", 15, 3),
     ("announce", 1, "x" * 129),
-    ("announce", 2, bytes(15)), ("announce", 4, bytes(31)), ("announce", 16, bytes(65)), ("join", 1, bytes(15)),
+    ("announce", 2, bytes(15)), ("announce", 4, bytes(31)), ("announce", 18, bytes(65)),
+    ("announce", 16, 120_001), ("announce", 17, 9), ("join", 1, bytes(15)),
     ("join", 2, 1 << 32), ("join", 3, "x" * 65), ("join", 4, "x" * 401), ("join", 5, -2), ("join", 6, -1),
     ("welcome", 3, limits.RECEIVERS_MAX), ("refuse", 2, "x" * 401), ("status", 1, limits.SEQUENCE_MAX),
     ("status", 2, 3),
     ("status", 6, limits.GRTT_MAX_NS // 1000 + 1), ("status", 8, 0), ("status", 8, limits.FEEDBACK_SCALE_MAX + 1),
     ("status", 9, 9), ("status", 9, 600_001), ("poll", 2, limits.POLL_RECEIVERS_MAX + 1), ("poll", 3, bytes(1251)),
     ("repair_advice", 1, 256), ("repair_advice", 2, bytes(9 * limits.NACK_ITEMS_MAX + 1)), ("nack", 6, 1_000_001),
-    ("nack", 3, limits.SEQUENCE_MAX), ("nack", 7, "text"), ("report", 9, 1001), ("report", 12, 1),
+    ("nack", 3, limits.SEQUENCE_MAX), ("nack", 7, "text"),
+    ("nack", 8, 1 << 32), ("status", 11, 1_000_001), ("defer", 2, 60_001), ("report", 9, 1001), ("report", 12, 1),
     ("done", 2, bytes(33)),
-    ("fail", 1, -1), ("end", 1, 3), ("end", 0, 14), ("end", 0, "end"),
+    ("fail", 1, -1), ("end", 1, 3), ("end", 0, 15), ("end", 0, "end"),
 ]  # fmt: skip
 
 
@@ -138,8 +143,8 @@ def test_a_field_beyond_its_bounds_makes_the_message_malformed(name: str, field:
 def test_a_short_array_is_malformed() -> None:
     for message in examples().values():
         fields = msgspec.msgpack.decode(messages.encode(0, message)[wire.CONTROL_BODY_OFFSET :])
-        optional = isinstance(message, messages.Announce | messages.Join | messages.Report)  # the last field, that is
-        shortest = len(fields) - (2 if optional else 1)
+        optional = {messages.Announce: 1, messages.Join: 1, messages.Nack: 1, messages.Report: 2}.get(type(message), 0)
+        shortest = len(fields) - optional - 1
         drops = wire.Drops()
         assert messages.decode(msgspec.msgpack.encode(fields[:shortest]), drops) is None
 

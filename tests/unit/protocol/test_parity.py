@@ -53,14 +53,94 @@ def test_hopeless_loss_is_bounded(loss: float) -> None:
     assert 0 < parity.surplus(1, 1, loss) <= limits.REPAIR_SYMBOLS_MAX
 
 
-def test_an_estimate_rises_at_once_and_falls_slowly() -> None:
-    estimate = parity.LossEstimate()
-    assert estimate.value(0) == 0
-    estimate.observe(0.05, limits.SECOND_NS)
-    assert estimate.value(limits.SECOND_NS) == 0.05
-    later = limits.SECOND_NS + parity.LOSS_DECAY_NS
-    assert estimate.value(later) == pytest.approx(0.05 / math.e)
-    estimate.observe(0.01, later)
-    assert estimate.value(later) == pytest.approx(0.05 / math.e)
-    estimate.observe(0.1, later)
-    assert estimate.value(later) == 0.1
+def fleet(losses: dict[float, int]) -> parity.FleetLoss:
+    found = parity.FleetLoss()
+    for loss, receivers in losses.items():
+        for _receiver in range(receivers):
+            found.move(None, loss)
+    return found
+
+
+@pytest.mark.parametrize(("loss", "receivers"), [(0.001, 10_000), (0.01, 1000), (0.05, 100), (0.0001, 10)])
+def test_a_fleet_of_equals_gets_what_the_closed_form_says(loss: float, receivers: int) -> None:
+    assert abs(fleet({loss: receivers}).surplus(128, receivers) - parity.surplus(128, receivers, loss)) <= 1
+
+
+def test_the_worst_count_for_themselves_and_the_clean_not_at_all() -> None:
+    mixed = fleet({0.0: 9000, 0.001: 990, 0.05: 10})
+    assert mixed.known == 10_000
+    assert abs(mixed.surplus(128, 10_000) - parity.surplus(128, 10, 0.05)) <= 1
+    assert fleet({0.0: 10_000}).surplus(128, 10_000) == 0
+
+
+def test_those_that_were_not_heard_are_like_those_that_were() -> None:
+    assert fleet({0.01: 8}).surplus(128, 10_000) == fleet({0.01: 10_000}).surplus(128, 10_000)
+    assert parity.FleetLoss().surplus(128, 10_000) == 0
+
+
+def test_who_leaves_is_not_counted_any_more() -> None:
+    losses = fleet({0.001: 10, 0.2: 1})
+    losses.move(0.2, None)
+    assert losses.surplus(128, 10) == fleet({0.001: 10}).surplus(128, 10)
+    assert losses.worst() == pytest.approx(0.001, rel=0.1)
+    losses.move(0.001, 0.1)
+    assert losses.known == 10
+    assert losses.worst() == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_repair_is_for_the_few_that_lack_the_most() -> None:
+    losses = fleet({0.05: 10_000})
+    whole = losses.surplus(128, 10_000)
+    few = losses.repair_surplus(whole - 2, 128, 2, 10_000)
+    assert 0 < few < losses.surplus(whole - 2, 10_000)
+    assert losses.repair_surplus(1, 128, whole, 10_000) <= 2
+    assert fleet({0.0: 5}).repair_surplus(3, 128, 0, 5) == 0
+
+
+def settle(correction: parity.Correction, *, asked: int, lacking: int, surplus: int = 9, windows: int = 2) -> None:
+    for _window in range(windows):
+        correction.observe(correction.epoch, 32, asked, lacking, surplus)
+
+
+def test_the_correction_follows_how_many_slices_are_asked_for() -> None:
+    correction = parity.Correction()
+    settle(correction, asked=0, lacking=0)
+    assert correction.symbols == -1
+    settle(correction, asked=2, lacking=2)
+    assert correction.symbols == -1
+    settle(correction, asked=32, lacking=160)
+    assert correction.symbols == 4
+    settle(correction, asked=0, lacking=0, surplus=0)
+    assert correction.symbols == 4
+
+
+def test_windows_from_before_the_last_step_do_not_count() -> None:
+    correction = parity.Correction()
+    old = correction.epoch
+    settle(correction, asked=32, lacking=32 * 3)
+    assert correction.symbols == 3
+    for _late in range(20):
+        correction.observe(old, 32, 32, 32 * 3, 9)
+    assert correction.symbols == 3
+
+
+def test_a_burst_counts_when_it_comes_again_and_until_it_stays_away() -> None:
+    bursts, now = parity.Bursts(), limits.SECOND_NS
+    bursts.observe(500, now)
+    assert bursts.length(now) == 0
+    bursts.observe(480, now + 1)
+    assert bursts.length(now + 1) == 480
+    assert bursts.length(now + parity.BURST_MEMORY_NS) == 0
+    for length in (0, 3, parity.BURST_LENGTH_MIN, parity.BURST_LENGTH_MAX + 1):
+        bursts.observe(length, now + 2)
+    assert bursts.length(now + 2) == 480
+
+
+@pytest.mark.parametrize(("length", "slices", "symbols"), [(44, 32, 2), (128, 32, 4), (200, 64, 4), (500, 128, 4)])
+def test_longer_bursts_widen_the_window_so_that_few_symbols_cover_them(length: int, slices: int, symbols: int) -> None:
+    bursts = parity.Bursts()
+    bursts.observe(length, 5)
+    bursts.observe(length, 6)
+    assert bursts.window_slices(32, 128, 7) == slices
+    assert bursts.symbols(slices, 7) == symbols
+    assert bursts.window_slices(32, 0, 7) == 32

@@ -52,7 +52,7 @@ class Desk:
         self.now = limits.SECOND_NS
         announce = messages.Announce(
             "lab", bytes(16), "image", bytes(range(32)), 100, CHUNKS * K * SYMBOL, CHUNKS * 4096, SYMBOL, K, 4, 1, 2,
-            3, 0, SessionState.WAITING,
+            3, 0, SessionState.WAITING, 0, 1000,
         )  # fmt: skip
         self.identity = Identity(bytes(range(16)), 9, "host", "/dev/x", -1)
         self.session = ReceiverSession(
@@ -79,7 +79,7 @@ class Desk:
         self.tell(
             messages.Status(
                 self.sequence, self.state, self.cursor, self.manifest_sent, self.pass_index, 10_000, self.receivers,
-                1, 100, 1,
+                1, 100, 1, 5000, 0,
             )
         )  # fmt: skip
 

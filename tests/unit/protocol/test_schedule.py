@@ -32,6 +32,7 @@ def surplus(extra: int) -> Callable[[int, bool], int]:
 
 def drain(plan: Schedule, sequence: int = 0, size: int = 4, extra: int = 0) -> tuple[list[Window], int]:
     windows = []
+    plan.release()
     while (window := plan.poll_window(size, sequence, surplus(extra))) is not None:
         windows.append(window)
         sequence += window.datagram_count
@@ -95,7 +96,7 @@ def test_partial_deficits_overtake_the_first_pass_and_whole_ones_wait_for_the_ne
     assert window is not None
     sequence = window.datagram_count
     ask(plan, {1: K, 2: 3}, sequence)
-    held = plan.poll_window(4, sequence, surplus(0), rolling=False)
+    held = plan.poll_window(4, sequence, surplus(0), wrap=False)
     assert held is not None
     assert held.slices.tolist() == [4, 5, 6, 7]
     order = [window.slices.tolist() for window in drain(plan, sequence + held.datagram_count)[0]]
@@ -107,7 +108,7 @@ def test_while_nacks_are_gathered_no_pass_begins() -> None:
     plan = schedule()
     _windows, sequence = drain(plan)
     ask(plan, {2: K, 5: 1}, sequence)
-    assert plan.poll_window(4, sequence, surplus(0), rolling=False) is None
+    assert plan.poll_window(4, sequence, surplus(0), wrap=False) is None
     assert plan.pending
     assert [window.slices.tolist() for window in drain(plan, sequence)[0]] == [[5], [2]]
 

@@ -82,7 +82,7 @@ class Desk:
     def nack(self, needs: list[tuple[int, int, int]], who: int = 0, sequence: int | None = None) -> None:
         items = np.array(needs, messages.DEFICIT).tobytes()
         at = self.session.sequence if sequence is None else sequence
-        self.tell(messages.Nack(who, limits.OBJECT_IMAGE, at, 0, 0, 0, items), who)
+        self.tell(messages.Nack(who, limits.OBJECT_IMAGE, at, 0, 0, 0, items, 0), who)
 
     def done(self, who: int = 0, digest: bytes = DIGEST) -> None:
         self.tell(messages.Done(who, digest, 1, 0, 0), who)
@@ -401,7 +401,7 @@ def test_no_bytes_make_it_raise(seed: int) -> None:
     desk = Desk()
     desk.join()
     for _datagram in range(200):
-        good = bytearray(messages.encode(SESSION_ID, messages.Nack(0, 1, 0, 0, 0, 0, rng.bytes(9))))
+        good = bytearray(messages.encode(SESSION_ID, messages.Nack(0, 1, 0, 0, 0, 0, rng.bytes(9), 0)))
         good[rng.integers(len(good))] ^= int(rng.integers(256))
         for datagram in (bytes(good), rng.bytes(int(rng.integers(100)))):
             desk.session.receive_datagram(datagram, ("10.0.0.0", 5000), desk.now)

@@ -24,6 +24,7 @@ from protocol.manifest import manifest_digest
 from protocol.messages import SessionState
 from protocol.receiver_events import Identity, Outcome
 from protocol.receiver_session import ReceiverSession
+from receivers.copy import Copy
 from receivers.engine import ReceiveEngine, ReceiveOptions
 from tests.images import make_image
 
@@ -36,14 +37,14 @@ def engine(tmp_path: Path) -> Iterator[ReceiveEngine]:
     encoded = manifest.encode()
     announce = messages.Announce(
         "lab", manifest.image_id, manifest.name, manifest_digest(encoded), len(encoded), manifest.stream_size,
-        manifest.raw_size, 1440, 128, 32, 0xEF010203, 9, 9, 0, SessionState.SENDING,
+        manifest.raw_size, 1440, 128, 32, 0xEF010203, 9, 9, 0, SessionState.SENDING, 0, 1000,
     )  # fmt: skip
     with Target.open(tmp_path / "copy", raw_size=None) as target:
         made = ReceiveEngine(target, ReceiveOptions(choose_interface("127.0.0.1")))
         made.found = Found(1, announce, "192.0.2.1")
         identity = Identity(bytes(16), 1, "host", "target", -1)
         made.session = ReceiverSession(made.found, identity, pool_size=1 << 20, rng=random.Random(1), now=0)
-        made.manifest = manifest
+        made.work.copy = Copy(manifest)
         yield made
 
 

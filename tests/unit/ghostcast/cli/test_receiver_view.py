@@ -45,7 +45,7 @@ def engine(tmp_path: Path, manifest: Manifest) -> Iterator[ReceiveEngine]:
     encoded = manifest.encode()
     announce = messages.Announce(
         EVIL, manifest.image_id, EVIL, manifest_digest(encoded), len(encoded), manifest.stream_size, manifest.raw_size,
-        1440, 128, 32, 0xEF010203, 9, 9, 0, SessionState.SENDING,
+        1440, 128, 32, 0xEF010203, 9, 9, 0, SessionState.SENDING, 0, 1000,
     )  # fmt: skip
     with Target.open(tmp_path / "copy", raw_size=None) as target:
         made = ReceiveEngine(target, ReceiveOptions(choose_interface("127.0.0.1"), session_name="lab"))
