@@ -240,7 +240,7 @@ def _ending(engine: BenchSender) -> tuple[ExitStatus, str]:
     result = engine.result
     if engine.interrupted:
         return ExitStatus.INTERRUPTED, f"Interrupted after {len(result.rate_steps)} rates."
-    missing = [one.host for one in result.listeners if one.state is not ListenerState.LISTENING]
+    missing = [one.name for one in result.listeners if one.state is not ListenerState.LISTENING]
     text = f"{len(result.rate_steps)} rates to {len(result.listeners)} receivers in {engine.seconds:.0f} s"
     if missing:
         return ExitStatus.INCOMPLETE, f"Not complete: {text}; {', '.join(missing[:5])} went missing."

@@ -14,6 +14,8 @@ NAMED_MAX = 10
 
 def draw(measurement: Measurement, path: pathlib.Path) -> None:
     """Draw loss against rate, and write it where ``path`` says."""
+    from matplotlib.ticker import LogFormatter
+
     figure, (axes,) = new_figure(f"What this network carries: {measurement.session_name}")
     for place, listener in enumerate(measurement.listeners):
         points = [
@@ -22,11 +24,14 @@ def draw(measurement: Measurement, path: pathlib.Path) -> None:
             if listener.index in step.outcomes
         ]
         if points:
-            label = listener.host if place < NAMED_MAX else None
+            label = listener.name if place < NAMED_MAX else None
             axes.plot([rate for rate, _ in points], [loss for _, loss in points], marker=".", label=label)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     # Linear near zero, so that loss-free rates are on the plot.
     axes.set_yscale("symlog", linthresh=100 * LOSS_FREE)
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("rate, Mbit/s of UDP payload")
     axes.set_ylabel("loss, %")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -47,11 +48,11 @@ class View(Observer):
 
     def entered(self, listener: Listener) -> None:
         """Print who came."""
-        say(f"{listener.host} ({listener.address[0]}) listens, MTU {listener.mtu}")
+        say(f"{listener.name} ({listener.address[0]}) listens, MTU {listener.mtu}")
 
     def lost(self, listener: Listener) -> None:
         """Print who went."""
-        say(f"{listener.host} ({listener.address[0]}) is {listener.state.value}")
+        say(f"{listener.name} ({listener.address[0]}) is {listener.state.value}")
 
     def stepped(self, result: StepResult) -> None:
         """Print one line a step."""
@@ -73,11 +74,11 @@ class JsonView(View):
 
     def entered(self, listener: Listener) -> None:
         """Print who came."""
-        say_json({"event": "joined", "receiver": listener.host, "address": listener.address[0], "mtu": listener.mtu})
+        say_json({"event": "joined", "receiver": listener.name, "address": listener.address[0], "mtu": listener.mtu})
 
     def lost(self, listener: Listener) -> None:
         """Print who went."""
-        say_json({"event": "lost", "receiver": listener.host, "state": listener.state.value})
+        say_json({"event": "lost", "receiver": listener.name, "state": listener.state.value})
 
     def stepping(self, rate: float, symbol_size: int) -> None:
         """Print what is tried now."""
@@ -116,11 +117,11 @@ class LiveView(View):
 
     def entered(self, listener: Listener) -> None:
         """Keep who came on the screen."""
-        self._keep(f"{listener.host} ({listener.address[0]}) listens, MTU {listener.mtu}")
+        self._keep(f"{listener.name} ({listener.address[0]}) listens, MTU {listener.mtu}")
 
     def lost(self, listener: Listener) -> None:
         """Keep who went on the screen."""
-        self._keep(f"{listener.host} ({listener.address[0]}) is {listener.state.value}")
+        self._keep(f"{listener.name} ({listener.address[0]}) is {listener.state.value}")
 
     def stepping(self, rate: float, symbol_size: int) -> None:
         """Show what is tried now."""
@@ -158,7 +159,7 @@ class LiveView(View):
 def step_line(result: StepResult, listeners: list[Listener]) -> str:
     """Return one line about a step."""
     heard = [listener for listener in listeners if listener.index in result.outcomes]
-    losses = {listener.host: result.loss(listener.index) for listener in heard}
+    losses = {listener.name: result.loss(listener.index) for listener in heard}
     if not losses:
         return f"{format_rate(result.rate):>11}: no listener answered"
     worst = max(losses, key=lambda host: losses[host].share)
@@ -183,9 +184,10 @@ def print_result(measurement: Measurement) -> None:
     console.print(rate_table(measurement))
     _print_runs(measurement, console)
     for finding in findings(measurement):
-        console.print(printable(f"- {finding.text}"), markup=False, highlight=False)
+        text = textwrap.fill(printable(finding.text), console.width, initial_indent="- ", subsequent_indent="  ")
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
         if finding.remedy:
-            console.print(printable(f"    {finding.remedy}"), markup=False, highlight=False)
+            console.print(printable(f"    {finding.remedy}"), markup=False, highlight=False, soft_wrap=True)
     suggestion = suggest(measurement)
     if suggestion is not None:
         console.print("\nFor a clone on this network:", highlight=False)
@@ -244,7 +246,7 @@ def rate_table(measurement: Measurement) -> Table:
     shown = shown[:COLUMNS_MAX]
     table = Table(box=None, pad_edge=False, title_justify="left", title="\nLoss", title_style="bold")
     # The ends of names tell machines apart, not their beginnings.
-    names = (printable(listener.host.split(".")[0])[-10:] for listener in shown)
+    names = (printable(listener.name.split(".")[0])[-10:] for listener in shown)
     for title in ("rate", "worst", "median", *names):
         table.add_column(title, justify="right", no_wrap=True)
     for step in measurement.rate_steps:

@@ -99,21 +99,23 @@ def suggest(measurement: Measurement) -> Suggestion | None:
         interleave=interleave,
         slowest=None
         if measurement.verdicts[slowest].failed is None
-        else next(listener.host for listener in measurement.listeners if listener.index == slowest),
+        else next(listener.name for listener in measurement.listeners if listener.index == slowest),
     )
 
 
 def _pooled_loss(steps: list[StepResult], index: int) -> float:
+    """Return the share that the network lost: what a host cannot fetch in time, redundancy only makes worse."""
     losses = [step.loss(index) for step in steps if index in step.outcomes]
     expected = sum(loss.expected for loss in losses)
-    return sum(loss.network + loss.host for loss in losses) / expected if expected else 0.0
+    return sum(loss.network for loss in losses) / expected if expected else 0.0
 
 
 def _interleave(steps: list[StepResult], indices: list[int]) -> tuple[int, int]:
     """Return (window slices, symbols that a slice loses with them) for the loss pattern of the fastest calm step."""
     default = limits.WINDOW_SLICES_DEFAULT
     for step in reversed(steps):
-        outcomes = [step.outcomes[index] for index in indices if index in step.outcomes]
+        heard = [index for index in indices if index in step.outcomes]
+        outcomes = [step.outcomes[index] for index in heard if step.loss(index).host <= step.loss(index).network]
         needed = {
             interleave: max(outcome.slice_losses[place] for outcome in outcomes)
             for place, interleave in enumerate(INTERLEAVES)
@@ -140,7 +142,7 @@ def findings(measurement: Measurement) -> list[Finding]:
 
 def _listener_findings(measurement: Measurement, listener: Listener) -> list[Finding]:
     found: list[Finding] = []
-    name, index = listener.host, listener.index
+    name, index = listener.name, listener.index
     if listener.state is ListenerState.SILENT:
         found.append(Finding(f"{name} stopped answering", "look at that machine, or at its cable"))
     answered = [step for step in measurement.rate_steps if index in step.outcomes]
@@ -157,10 +159,11 @@ def _listener_findings(measurement: Measurement, listener: Listener) -> list[Fin
         )
         return found
     found += _limit_findings(measurement, listener, verdict)
-    if verdict.background > LOSS_FREE:
+    noise = _pooled_loss(measurement.typical(index), index)
+    if verdict.background > LOSS_FREE and noise > LOSS_FREE:
         found.append(
             Finding(
-                f"{name} loses {verdict.background:.2%} at every rate: a bad cable or port, or a radio link; repair "
+                f"{name} loses {noise:.2%} at every rate: a bad cable or port, or a radio link; repair "
                 "symbols make up for it",
                 f"ethtool -S IF on {name}, and the counters of its switch port",
             )
@@ -184,14 +187,16 @@ def _listener_findings(measurement: Measurement, listener: Listener) -> list[Fin
     calm = measurement.typical(index)
     delay = max((step.outcomes[index].delay_us[1] for step in calm), default=0)
     if delay > DELAY_HIGH_US:
-        found.append(Finding(f"delay to {name} varies by {delay / 1000:.0f} ms: something on the way queues"))
+        found.append(
+            Finding(f"delay to {name} varies by {delay / 1000:.0f} ms: a queue on the way, or one of the hosts is busy")
+        )
     return found
 
 
 def _limit_findings(measurement: Measurement, listener: Listener, verdict: Verdict) -> list[Finding]:
     """Say what ends a listener's rate: its own host, or the network."""
     found: list[Finding] = []
-    name, index = listener.host, listener.index
+    name, index = listener.name, listener.index
     losses = [step.loss(index) for step in measurement.rate_steps if index in step.outcomes]
     host, network = sum(loss.host for loss in losses), sum(loss.network for loss in losses)
     if host and host > HOST_SHARE * (host + network):
@@ -227,7 +232,7 @@ def _size_findings(measurement: Measurement) -> list[Finding]:
     found = []
     for step in measurement.steps:
         deaf = [
-            listener.host
+            listener.name
             for listener in measurement.listeners
             if listener.index in step.outcomes and not step.outcomes[listener.index].received
         ]
@@ -245,7 +250,7 @@ def _size_findings(measurement: Measurement) -> list[Finding]:
 def _fleet_findings(measurement: Measurement) -> list[Finding]:
     found = []
     carried = {
-        listener.host: verdict.carried
+        listener.name: verdict.carried
         for listener in measurement.listeners
         if (verdict := measurement.verdicts.get(listener.index)) is not None and verdict.carried is not None
     }

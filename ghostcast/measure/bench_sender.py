@@ -401,10 +401,13 @@ class BenchSender:
     async def _enter(self, message: measurement.Enter, address: Address) -> None:
         known = next((one for one in self.result.listeners if one.receiver_id == message.receiver_id), None)
         if known is None and len(self.result.listeners) < limits.RECEIVERS_MAX:
+            index = len(self.result.listeners)
+            taken = any(one.host == message.host for one in self.result.listeners)
             known = Listener(
-                len(self.result.listeners),
+                index,
                 message.receiver_id,
                 message.host,
+                f"{message.host}#{index}" if taken else message.host,
                 address,
                 message.link_rate,
                 message.mtu,

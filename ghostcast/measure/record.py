@@ -29,6 +29,8 @@ class Listener:
     index: int
     receiver_id: bytes
     host: str
+    name: str
+    """The host's name, made unique where two have the same."""
     address: tuple[str, int]
     link_rate: int
     mtu: int
@@ -140,7 +142,7 @@ def describe_step(result: StepResult, listeners: list[Listener]) -> dict[str, An
         "sent": result.sent,
         "refused": result.refused,
         "receivers": {
-            _key(listener, listeners): describe_outcome(result, listener.index)
+            listener.name: describe_outcome(result, listener.index)
             for listener in listeners
             if listener.index in result.outcomes
         },
@@ -166,12 +168,6 @@ def describe_outcome(result: StepResult, index: int) -> dict[str, Any]:
     }
 
 
-def _key(listener: Listener, listeners: list[Listener]) -> str:
-    """Return a listener's host name, made unique where two have the same."""
-    same = sum(other.host == listener.host for other in listeners)
-    return listener.host if same == 1 else f"{listener.host}#{listener.index}"
-
-
 def describe_listener(measurement: Measurement, listener: Listener) -> dict[str, Any]:
     """Return what a report says of one listener, over all steps."""
     verdict = measurement.verdicts.get(listener.index)
@@ -179,7 +175,7 @@ def describe_listener(measurement: Measurement, listener: Listener) -> dict[str,
     losses = [step.loss(listener.index) for step in answered]
     typical = [step.outcomes[listener.index] for step in measurement.typical(listener.index)]
     return {
-        "name": _key(listener, measurement.listeners),
+        "name": listener.name,
         "host": listener.host,
         "address": listener.address[0],
         "id": listener.receiver_id.hex(),

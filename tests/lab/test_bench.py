@@ -64,15 +64,15 @@ def test_each_receivers_own_fault_is_found(commands: Processes, tmp_path: pathli
     with Bridge(3, offloads=False) as bridge:
         clean, lossy, shaped = bridge.receivers
         bridge.set_loss(lossy, 0.01)
-        bridge.set_rate(shaped, 60_000_000)
-        result = Bench(commands, tmp_path).measure(bridge.sender, bridge.receivers, "--sweep", "20Mbit:150Mbit")
-    # 60 Mbit/s of Ethernet frames are 58 of UDP payload; the switch's queue hides an excess of a few percent.
-    assert 52e6 < receiver(result, shaped)["loss_free_bits_per_s"] < 65e6
+        bridge.set_rate(shaped, 40_000_000)
+        result = Bench(commands, tmp_path).measure(bridge.sender, bridge.receivers, "--sweep", "10Mbit:80Mbit")
+    # 40 Mbit/s of Ethernet frames are 39 of UDP payload; the switch's queue hides an excess of a few percent.
+    assert 35e6 < receiver(result, shaped)["loss_free_bits_per_s"] < 43e6
     assert receiver(result, clean)["failed_bits_per_s"] is None
     assert receiver(result, clean)["lost_network"] == 0
     assert receiver(result, lossy)["loss_free_bits_per_s"] is None
     assert receiver(result, lossy)["failed_bits_per_s"] is None
-    assert 0.0075 < receiver(result, lossy)["background_loss"] < 0.0125
+    assert 0.006 < receiver(result, lossy)["background_loss"] < 0.014
     assert sum(runs(result, lossy)[1:]) < 0.1 * sum(runs(result, lossy))
     assert result["suggestion"]["slowest"] == shaped.name
     assert result["suggestion"]["fec"] >= 3

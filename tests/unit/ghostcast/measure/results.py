@@ -44,7 +44,7 @@ def outcome(
 
 def listener(index: int, host: str = "", **changes: int) -> Listener:
     name = host or f"r{index + 1}"
-    made = Listener(index, bytes([index] * 16), name, (f"10.0.0.{index}", 5000), 10**9, 1500, 64 << 20)
+    made = Listener(index, bytes([index] * 16), name, name, (f"10.0.0.{index}", 5000), 10**9, 1500, 64 << 20)
     for field, value in changes.items():
         setattr(made, field, value)
     return made

@@ -87,6 +87,15 @@ def test_a_planted_trouble_is_named(made: Measurement, words: str) -> None:
     assert words in texts(made)
 
 
+def test_what_a_host_cannot_fetch_gets_no_redundancy() -> None:
+    made = measurement([listener(0)], [(100, [outcome(0, 0, 78_000, host=2_000, losses=(9,) * 6)])])
+    suggestion = suggest(made)
+    assert suggestion is not None
+    assert suggestion.repair_symbols == 0
+    assert "at every rate" not in texts(made)
+    assert "in the host, not in the network (2000 of 2000)" in texts(made)
+
+
 def test_reorder_within_the_guard_is_no_finding() -> None:
     assert findings(measurement([listener(0)], [(100, [outcome(0, 0, distance=limits.REORDER_GUARD)])])) == []
 

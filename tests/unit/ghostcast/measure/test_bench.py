@@ -65,6 +65,8 @@ def test_every_listener_counts_every_step() -> None:
     asyncio.run(together(measuring, listeners))
     steps = measuring.result.rate_steps
     assert [step.wanted for step in steps] == [50 * MEGABIT, 100 * MEGABIT]
+    host = socket.gethostname()
+    assert [one.name for one in measuring.result.listeners] == [host, f"{host}#1"]
     for step in steps:
         assert sorted(step.outcomes) == [0, 1]
         assert {one.received for one in step.outcomes.values()} == {step.sent}

@@ -56,9 +56,10 @@ def test_a_listener_that_never_answered_has_a_report_too() -> None:
     assert report["runs"] == []
 
 
-def test_hosts_of_one_name_are_told_apart() -> None:
-    made = measurement([listener(0, "node"), listener(1, "node")], [(100, [outcome(0, 0), outcome(1, 0, 40_000)])])
+def test_a_step_names_its_listeners() -> None:
+    made = measurement([listener(0), listener(1)], [(100, [outcome(0, 0), outcome(1, 0, 40_000)])])
+    made.listeners[1].name = "r1#1"
     step = describe_step(made.steps[0], made.listeners)
-    assert step["receivers"]["node#0"]["loss"] == 0
-    assert step["receivers"]["node#1"]["loss"] == 0.5
+    assert step["receivers"]["r1"]["loss"] == 0
+    assert step["receivers"]["r1#1"]["loss"] == 0.5
     assert step["sent"] == STEP_COUNT
