@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ghostcast.image.labels import change
 from protocol.errors import ExitStatus
 from protocol.limits import MIB
 from protocol.match import MatchRule
@@ -186,6 +187,22 @@ def test_an_image_for_other_machines_is_refused_by_name_on_both_ends_and_force_o
         assert "of memory" in reason
     assert "receive --force" in session.report(1)["reason"]
     assert any("pdp11" in line.get("text", "") for line in lines[2] if line["event"] == "warning")
+
+
+def test_a_name_of_the_library_is_sent_with_the_rule_that_was_noted_later(session: Session) -> None:
+    raw = os.urandom(50_000)
+    library = session.directory / "library"
+    library.mkdir()
+    make_image(library / "golden@1.img.zst", b"older")
+    change(make_image(library / "golden@2.img.zst", raw), {}, lambda _: MatchRule(architectures=("pdp11",)))
+    session.start("send", Path("golden"), "--library", str(library), "--receivers", "2")
+    copies = [session.directory / "refused", session.directory / "forced"]
+    session.start("receive", copies[0])
+    session.start("receive", copies[1], "--force")
+    session.wait()
+    assert [process.returncode for process in session.processes] == [ExitStatus.INCOMPLETE, ExitStatus.TARGET, 0]
+    assert not copies[0].exists()
+    assert copies[1].read_bytes() == raw
 
 
 def test_nobody_in_time_is_3_on_both_sides(session: Session) -> None:
