@@ -141,7 +141,12 @@ def run_tool(
         read.write(text.encode())
         read.seek(0)
         process = subprocess.Popen(
-            line, stdin=read, stdout=printed, stderr=complaint, env=_environment(), start_new_session=True
+            [*_dies_with_us(), *line],
+            stdin=read,
+            stdout=printed,
+            stderr=complaint,
+            env=_environment(),
+            start_new_session=True,
         )
         try:
             while True:
@@ -161,6 +166,12 @@ def run_tool(
 def absolute(path: Path) -> str:
     """Return a path as an argument that no program takes for an option, or for the address of something remote."""
     return os.path.abspath(path)
+
+
+def _dies_with_us() -> list[str]:
+    """Return what makes the kernel end a program when this process is killed, which no code of ours can do any more."""
+    setpriv = programs.find("setpriv")
+    return [] if setpriv is None else [setpriv, "--pdeathsig", "KILL"]
 
 
 def _environment() -> dict[str, str]:
