@@ -277,8 +277,16 @@ class Assembly:
         A slice whose own window is still under way keeps its slot: two slices of one window that share a slot would
         take it from one another at every symbol, and neither would ever be complete.
         """
-        claiming = foreign & (self._owner[slots] < 0)
-        occupied = foreign & ~claiming & (self._end_sequence[slots] < window_ends)
+        free = foreign & (self._owner[slots] < 0)
+        if int(slices[-1]) - int(slices[0]) >= self.slots:
+            # Two of them may share a slot. The first takes it; the other is of the same window, mostly.
+            claiming = free.copy()
+        else:
+            claimed = slots[free]
+            self._owner[claimed] = slices[free]
+            self._end_sequence[claimed] = window_ends if isinstance(window_ends, int) else window_ends[free]
+            claiming = np.zeros(len(slices), np.bool_)
+        occupied = foreign & ~free & (self._end_sequence[slots] < window_ends)
         if occupied.any():
             sources = np.bincount(local[batch.esis < self.partition.source_symbols], minlength=len(slices))
             claiming |= occupied & (sources > 0)
