@@ -28,6 +28,7 @@ COMMANDS = {
     "demo": ("demo",),
     "bench": ("bench",),
     "doctor": ("doctor",),
+    "simulate": ("simulate",),
 }
 """Command → the files in ``ghostcast.cli`` that make it, in the order of the help. The first one has either a function
 of the command's name, and its ``EXAMPLES``, or a group of commands ``app``, to which the others add theirs."""

@@ -251,8 +251,9 @@ class Host:
         if object_id == limits.OBJECT_MANIFEST:
             session.extent_checked(object_id, extent, good=True)
             manifest = self.world.manifest
-            kept = self.world.judge.records[self.index].written & manifest.transferred
-            done = ~manifest.transferred | kept
+            done = ~manifest.transferred
+            if self.world.scenario.resume and self.incarnation > 1:
+                done |= self.world.judge.looked_at_disk(self.index)
             sizes = self.world.raw_sizes
             session.manifest_known(manifest, ~done, int(sizes[done].sum()))
         elif self._damaged(extent) and self.checks:

@@ -28,11 +28,13 @@ class InvariantError(GhostcastError):
 class Record:
     """The judge's own account of one receiver."""
 
-    __slots__ = ("flushed", "symbols", "written")
+    __slots__ = ("flushed", "known", "symbols", "written")
 
     def __init__(self, chunk_count: int, slice_count: int | None) -> None:
         self.written = np.zeros(chunk_count, np.bool_)
         """``bool[chunk_count]``: on the disk, and right."""
+        self.known = np.zeros(chunk_count, np.bool_)
+        """``bool[chunk_count]``: of these, what this start of the receiver knows of."""
         self.flushed = False
         self.symbols = None if slice_count is None else np.zeros((slice_count, limits.CODE_LENGTH), np.bool_)
         """``bool[slice_count, 255]``: image symbols that were delivered at least once; None: not a witness."""
@@ -75,14 +77,18 @@ class Judge:
         """Whether ``delivered`` must be told what this receiver gets."""
         return self.records[index].symbols is not None
 
-    def restarted(self, index: int, *, resume: bool) -> None:
-        """A receiver starts again: its memory is empty, its disk is as it was, or is not trusted."""
+    def restarted(self, index: int) -> None:
+        """A receiver starts again: its memory is empty, its disk is as it was, which it knows nothing of as yet."""
         record = self.records[index]
-        record.flushed = False
         if record.symbols is not None:
             record.symbols[:] = False
-        if not resume:
-            record.written[:] = False
+        record.known[:] = False
+
+    def looked_at_disk(self, index: int) -> npt.NDArray[np.bool_]:
+        """A receiver compared its disk with the manifest: ``bool[chunk_count]``, what it found to be right."""
+        record = self.records[index]
+        record.known[:] = record.written
+        return record.known.copy()
 
     def chunk_complete(self, index: int, chunk: int, slices: range) -> None:
         """A receiver's machine calls a chunk complete: it must have been sent enough for that."""
@@ -105,7 +111,7 @@ class Judge:
             self.fault(f"receiver {index} wrote chunk {chunk}, which did not match its digest")
         if not self._wanted[chunk]:
             self.fault(f"receiver {index} wrote chunk {chunk}, which nobody wants")
-        self.records[index].written[chunk] = True
+        self.records[index].written[chunk] = self.records[index].known[chunk] = True
 
     def asked(self, index: int, datagram: bytes) -> None:
         """A receiver sends a NACK: nothing that is done may be in it."""
@@ -118,7 +124,7 @@ class Judge:
         if deficits is None:
             self.fault(f"receiver {index} sent a NACK that nobody can read")
             return
-        open_chunks = self._wanted & ~self.records[index].written
+        open_chunks = self._wanted & ~self.records[index].known
         # How many open chunks lie below each chunk: a slice is needed where that number grows over its chunks.
         below = np.concatenate(([0], np.cumsum(open_chunks)))
         slices = deficits[0]

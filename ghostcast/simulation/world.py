@@ -171,7 +171,7 @@ class World:
 
     def _again(self, index: int) -> None:
         old = self.hosts[index]
-        self.judge.restarted(index, resume=self.scenario.resume)
+        self.judge.restarted(index)
         self._data_ns[index] = np.nan
         self._durable -= not np.isnan(self._durable_ns[index])
         self._durable_ns[index] = np.nan

@@ -22,9 +22,9 @@ from tests.simulation.pair import SYMBOL_SIZE, World, make_image
 SEEDS_DEFAULT = 60
 
 
-def seeds() -> range:
+def seeds(default: int = SEEDS_DEFAULT) -> range:
     """Return the seeds to run: ``FIRST:STOP`` or a count."""
-    first, _colon, stop = os.environ.get("GHOSTCAST_SEEDS", str(SEEDS_DEFAULT)).rpartition(":")
+    first, _colon, stop = os.environ.get("GHOSTCAST_SEEDS", str(default)).rpartition(":")
     return range(int(first or 0), int(stop))
 
 
