@@ -94,8 +94,8 @@ class Scenario:
     """Receiver number (from 0) to what it is like."""
     start_when: int | None = None
     """Begin when so many have joined; None: all that are switched on at the beginning."""
-    max_wait_ns: int | None = None
-    """Begin after this long with whoever is there."""
+    max_wait_ns: int | None = 300 * limits.SECOND_NS
+    """Begin after this long with whoever is there, as ``send`` does unless it is told otherwise."""
     resume: bool = True
     """A receiver that is started again keeps the chunks that it wrote."""
     sender_dies_ns: int | None = None
@@ -219,7 +219,9 @@ class Scenario:
         chunk_s = max(m.disk.latency_ns + m.disk.outlier_share * m.disk.outlier_ns + m.check_ns for m in self.members)
         disk_s = manifest.raw_size / slowest_disk + manifest.chunk_count * chunk_s / limits.SECOND_NS
         flush_s = max(m.disk.flush_ns for m in self.members) / limits.SECOND_NS
-        events = [0, self.sender_restarts_ns or 0, self.max_wait_ns or 0]
+        events = [0, self.sender_restarts_ns or 0]
+        if any(member.die_ns is not None for member in self.members):
+            events.append(self.max_wait_ns or 0)  # Who dies before the start is waited for.
         for member in self.members:
             events += [member.join_ns, member.die_ns or 0, member.restart_ns or 0]
         for way in ways:

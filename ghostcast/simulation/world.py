@@ -271,9 +271,12 @@ class World:
         """Whether nothing that befell a receiver excuses it from ending verified.
 
         Excused are those whose link was cut for long, who hear or are heard too rarely to be taken for alive, who came
-        when it was over, and, where a chunk was read wrongly, all.
+        when it was over or too late to be taken in, and, where a chunk was read wrongly, all.
         """
-        member, scenario = self.scenario.member_of(index), self.scenario
+        member, scenario, host = self.scenario.member_of(index), self.scenario, self.hosts[index]
+        machine = None if host is None else host.session
+        if (member.join_ns or member.restart_ns) and (machine is None or machine.receiver_index is None):
+            return False
         if not member.stays or index in self._born_after_end or scenario.damaged_chunks:
             return False
         if scenario.sender_dies_ns is not None and scenario.sender_restarts_ns is None:
