@@ -30,6 +30,7 @@ from benchmarks.head_to_head import (
     measuring,
     options,
     plots,
+    profiling,
     sources,
     tables,
 )
@@ -403,6 +404,15 @@ def test_memory_and_processor_time_are_those_of_the_tool(scene: Scene) -> None:
     assert 200 * MIB < run.sender_memory_bytes < 260 * MIB
     assert 0.5 <= run.sender_cpu_seconds < 5
     assert run.wire_sent_bytes < MIB
+
+
+@pytest.mark.parametrize("report", [None, "", "{}", '{"stages": {"send": {"calls": 1}}}'])
+def test_a_report_without_stages_is_a_failure(tmp_path: pathlib.Path, report: str | None) -> None:
+    path = tmp_path / "sender.report.json"
+    if report is not None:
+        path.write_text(report)
+    with pytest.raises(RunFailed, match="tells of no stages"):
+        profiling._stages(path)
 
 
 @pytest.mark.lab
