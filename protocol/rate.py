@@ -22,9 +22,12 @@ LOSS_LOW = 0.002
 STARTUP_FACTOR = 1.5
 """Growth per step until the first cut."""
 
-GROWTH_SHARE = 0.05
-"""Growth of the first step after a cut, as a share of the rate; every further step without trouble grows half as much
-again, up to ``GROWTH_SHARE_MAX``: careful near the rate that was too high, quick when the cause is gone."""
+GROWTH_SHARE = 0.03
+"""Growth of a step near the last limit, as a share of the rate; beyond ``NEAR_SHARE`` of that limit every further step
+without trouble grows half as much again, up to ``GROWTH_SHARE_MAX``: careful near the rate that was too high, quick
+when the cause is gone."""
+
+NEAR_SHARE = 1.08
 
 GROWTH_SHARE_MAX = 0.5
 
@@ -42,6 +45,13 @@ POOL_FILL_LOW = 0.1
 
 BACKGROUND_SHARE = 0.6
 """Loss that keeps more than this share of itself after a cut was not caused by the rate."""
+
+ROSE_SHARE = 1.5
+"""Loss that is so much more after a cut than before it is no noise, which would have stayed the same."""
+
+DOUBTFUL_SHARE = 0.02
+"""Receivers that ask for a lower rate and cannot be believed yet keep it from growing only if they are more than this
+share of those that spoke: among two thousand, somebody always has a microburst."""
 
 BACKGROUND_SLACK = 1.3
 """How far above the background loss must rise before it counts: samples of one interval scatter."""
@@ -85,11 +95,16 @@ def capacity(sample: Sample, rate: float, tolerated: float) -> float | None:
 
 @dataclasses.dataclass(slots=True)
 class _Track:
-    """The last two samples of one receiver since the rate was last changed, and when the last one came."""
+    """The last two samples of one receiver since the rate was last cut, and when the last one came."""
 
     latest: Sample
     at_ns: int
     previous: Sample | None = None
+
+    @property
+    def lasting_loss(self) -> float:
+        """The lower loss of the two: a microburst is over in one."""
+        return self.latest.loss if self.previous is None else min(self.latest.loss, self.previous.loss)
 
 
 @dataclasses.dataclass(slots=True)
@@ -113,10 +128,14 @@ class RateControl:
         """Loss that no cut removed: the link's own."""
         self._startup = True
         self._growth_share = GROWTH_SHARE
+        self._last_limit = 0.0
         self._drained: float | None = None
         """What the slowest receiver got done while its queue was filling: its capacity, to return to afterwards."""
         self._hold_until_ns = 0
         self._tracks: dict[int, _Track] = {}
+        self._doubtful_count = 0
+        self._changed_ns = -1
+        """When the rate was last changed: what was reported until then speaks of another rate."""
         self.limiting: frozenset[int] = frozenset()
         """Receivers that asked for a lower rate in the last step, and could be believed."""
         self.limit: float | None = None
@@ -149,42 +168,48 @@ class RateControl:
         self._tracks = {
             index: track for index, track in self._tracks.items() if now - track.at_ns <= SAMPLE_INTERVALS * interval_ns
         }
-        if not self._tracks:
+        fresh = {index: track for index, track in self._tracks.items() if track.at_ns > self._changed_ns}
+        if not fresh:
             return
-        fresh = self._tracks.values()
-        limit, loss, believed = self._limit()
+        limit, loss, believed = self._limit(fresh)
         if self._experiment is not None:
             # Only one interval is needed here: the question is whether the same loss is still there. A link that was
             # far too full is still too full after one cut, but loses less, and how much less is known exactly.
             before = self._experiment
             still_full = max(0.0, 1.0 - (1.0 - before.loss_before) * before.rate_before / self.rate)
             noise = max(BACKGROUND_SHARE * before.loss_before, (still_full + before.loss_before) / 2)
-            if loss > noise:
+            if loss > ROSE_SHARE * before.loss_before:
+                # More was lost at a lower rate: the queue was still filling when the loss was measured.
+                believed = True
+            elif loss > noise:
                 self.background = max(self.background, loss)
                 self.rate = min(self._experiment.rate_before, self.ceiling)
                 self._experiment = None
                 self._changed(now, interval_ns)
                 return
             self._experiment = None
-        if limit < self.rate:
-            if not believed:
-                return
+        doubtful = limit < self.rate and not believed
+        if doubtful and self._doubtful_count > DOUBTFUL_SHARE * len(fresh):
+            return
+        if limit < self.rate and not doubtful:
             self._startup = False
             self._growth_share = GROWTH_SHARE
             if loss > LOSS_HIGH:
                 self._experiment = _Experiment(self.rate, loss)
-            full = [track.latest for track in fresh if track.latest.pool_fill > POOL_FILL_HIGH]
+            full = [track.latest for track in fresh.values() if track.latest.pool_fill > POOL_FILL_HIGH]
             if full:
                 self._drained = min(sample.drain_rate for sample in full)
             self.rate = max(self.floor, limit, self.rate / 2)
+            self._last_limit = self.rate / CUT_MARGIN
             self._changed(now, 2 * interval_ns)
         elif (
-            loss - self.background * BACKGROUND_SLACK <= LOSS_LOW
+            self._lasting_loss(fresh) - self.background * BACKGROUND_SLACK <= LOSS_LOW
             and measured_rate > USED_SHARE * self.rate
-            and all(track.latest.pool_fill < POOL_FILL_LOW for track in fresh)
+            and all(track.latest.pool_fill < POOL_FILL_LOW for track in fresh.values())
         ):
             grown = self.rate * (STARTUP_FACTOR if self._startup else 1 + self._growth_share)
-            self._growth_share = min(1.5 * self._growth_share, GROWTH_SHARE_MAX)
+            if grown > NEAR_SHARE * self._last_limit:
+                self._growth_share = min(1.5 * self._growth_share, GROWTH_SHARE_MAX)
             if self._drained is not None:
                 grown = max(grown, CUT_MARGIN * self._drained)
                 self._drained = None
@@ -196,7 +221,9 @@ class RateControl:
 
     def _changed(self, now: int, hold_ns: int) -> None:
         self._hold_until_ns = now + hold_ns
-        self._tracks.clear()
+        self._changed_ns = now
+        if hold_ns:
+            self._tracks.clear()
 
     def restart(self, rate: float) -> None:
         """The receivers that decide are others now: begin anew, with quick growth, from another rate."""
@@ -210,11 +237,12 @@ class RateControl:
         """Loss up to which no receiver asks for a lower rate, in [0, 1]."""
         return self.background * BACKGROUND_SLACK + LOSS_HIGH
 
-    def _limit(self) -> tuple[float, float, bool]:
+    def _limit(self, tracks: dict[int, _Track]) -> tuple[float, float, bool]:
         """Return what the slowest receiver carries, the worst network loss, and whether that can be believed."""
         limit, believed, worst = self.ceiling * 2, True, 0.0
         limiting = set()
-        for index, track in self._tracks.items():
+        self._doubtful_count = 0
+        for index, track in tracks.items():
             sample = track.latest
             worst = max(worst, sample.loss)
             capacity = self._capacity(sample)
@@ -222,12 +250,20 @@ class RateControl:
                 certain = self._certain(track, sample)
                 if certain:
                     limiting.add(index)
+                self._doubtful_count += not certain
                 # The lowest believable limit counts; an incredible one only keeps the rate from growing.
                 if (certain, -capacity) > (believed and limit < self.rate, -limit):
                     limit, believed = capacity, certain
         self.limiting = frozenset(limiting)
         self.limit = limit if limit < self.rate else None
         return limit, worst, believed
+
+    @staticmethod
+    def _lasting_loss(tracks: dict[int, _Track]) -> float:
+        """Return the worst loss, the few left out that had one bad interval or may have had."""
+        losses = sorted(track.lasting_loss for track in tracks.values())
+        new = sum(track.previous is None for track in tracks.values())
+        return losses[-1 - min(new, int(DOUBTFUL_SHARE * len(losses)))]
 
     def _certain(self, track: _Track, sample: Sample) -> bool:
         """Return whether a sample that asks for a lower rate is more than a microburst."""
