@@ -38,6 +38,8 @@ class StartRule:
     """Begin after this long with whoever is there; with nobody there, the session ends."""
     quiet_ns: int | None = None
     """Begin when at least one has joined and nobody joined for so long."""
+    endless: bool = False
+    """That nobody is there ends nothing, and ``max_wait_ns`` counts from the first join on."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -190,7 +190,7 @@ class SenderSession:
         due = [self._announce_ns, self._silence_check_ns]
         if self.state is SessionState.WAITING:
             start = self.parameters.start
-            if start.max_wait_ns is not None:
+            if start.max_wait_ns is not None and (self.fleet.live_count or not start.endless):
                 due.append(self._opened_ns + start.max_wait_ns)
             if start.quiet_ns is not None and self.fleet.live_count:
                 due.append(self._last_join_ns + start.quiet_ns)
@@ -308,6 +308,8 @@ class SenderSession:
         if reason:
             self._refuse(peer, reason, now)
             return
+        if self.parameters.start.endless and not self.fleet.live_count:
+            self._opened_ns = now
         self.fleet.add(peer)
         self._last_join_ns = now
         self._spread_joins(now)
@@ -432,7 +434,9 @@ class SenderSession:
             or (start.quiet_ns is not None and now - self._last_join_ns >= start.quiet_ns)
         ):
             self._begin(now)
-        elif not joined and start.max_wait_ns is not None and now - self._opened_ns >= start.max_wait_ns:
+        elif start.endless or joined:
+            return
+        elif start.max_wait_ns is not None and now - self._opened_ns >= start.max_wait_ns:
             self._events.append(Event(EventKind.NOBODY_CAME))
             self.end(EndReason.FAILED, "no receiver joined in time", now)
 

@@ -27,10 +27,13 @@ EXAMPLES = (
     "\b\n"
     "  ghostcast send golden.img.zst --session lab --receivers 40\n"
     "  ghostcast send golden --receivers 40 --max-wait 300 --report run.json\n"
+    "  ghostcast send golden.img.zst --session lab --repeat\n"
     "  ghostcast send golden.img.zst --interface eth1 --rate 800Mbit --json | tee run.jsonl\n\n"
     "Sending begins when --receivers have joined, when --max-wait is over and somebody is there, when you press Enter, "
     "or, if neither option is given, when nobody has joined for 5 seconds after somebody did. Machines that join later "
-    "get the whole image too."
+    "get the whole image too.\n\n"
+    "With --repeat, the wait counts from the first join of each session, and nobody there is no reason to end. Ctrl-C "
+    "between two sessions ends it with 0 if everybody was verified."
 )
 
 QUIET_S = 5
@@ -124,6 +127,9 @@ def send(
             help="Go at the pace of the slowest receiver, always, instead of serving a few slow ones after the others.",
         ),
     ] = False,
+    repeat: Annotated[
+        bool, typer.Option("--repeat", help="Serve one session after another for whoever comes, until Ctrl-C.")
+    ] = False,
     report: ReportFile = None,
     json_lines: JsonLines = False,
     profile: Profile = False,
@@ -144,6 +150,7 @@ def send(
     stages = choose_stages(profile)
     try:
         with open_labelled(path) as opened:
+            opened.hold()
             options = _options(
                 opened,
                 path,
@@ -159,14 +166,21 @@ def send(
                 symbol_size,
                 interleave,
                 not wait_for_slow,
+                repeat,
                 stages,
             )
+            if repeat:
+                status = _serve_repeatedly(opened, options, report, json_lines=json_lines)
+                raise typer.Exit(status)
             engine = SendEngine(opened, options, int.from_bytes(os.urandom(4)) | 1)
             view = choose_view(engine, json_lines)
             with view:
                 run_interruptible(lambda: engine.run(view), engine.interrupt, on_enter=engine.start_now)
             status = exit_status(engine)
             reason = closing_line(engine, status)
+    except typer.Exit:
+        report = None  # written already
+        raise
     except BaseException as failure:
         status, reason = failure_status(failure), str(failure)
         raise
@@ -193,6 +207,7 @@ def _options(
     symbol_size: int | None,
     interleave: int | None,
     leave_slow: bool,
+    repeat: bool,
     stages: Stages,
 ) -> SendOptions:
     """Return what the command line asks for, checked."""
@@ -210,13 +225,15 @@ def _options(
             f"--symbol-size must be a multiple of {limits.SYMBOL_SIZE_STEP} from {limits.SYMBOL_SIZE_MIN} to "
             f"{chosen.symbol_size_max} on {chosen.name} (MTU {chosen.mtu}), not {symbol_size}"
         )
-    wait = max_wait if max_wait is not None else MAX_WAIT_DEFAULT_S
+    # Served for ever, a session has no need to begin with too few; but with some of those expected, it must at last.
+    wait = max_wait if max_wait is not None or (repeat and receivers is None) else MAX_WAIT_DEFAULT_S
     return SendOptions(
         session_name=session or _default_name(opened.manifest.name or path.name),
         interface=chosen,
         start=StartRule(
             receivers=receivers or 0,
-            max_wait_ns=round(wait * limits.SECOND_NS),
+            max_wait_ns=None if wait is None else round(wait * limits.SECOND_NS),
+            endless=repeat,
             quiet_ns=QUIET_S * limits.SECOND_NS if receivers is None and max_wait is None else None,
         ),
         group=group,
@@ -231,6 +248,34 @@ def _options(
     )
 
 
+def _serve_repeatedly(opened: ImageFile, options: SendOptions, report: Path | None, *, json_lines: bool) -> ExitStatus:
+    """Serve session after session; the report is written after each, so that it is there however this ends."""
+    from ghostcast.cli.repeat import Repeat
+    from ghostcast.cli.run import failure_status, write_report
+    from ghostcast.sender.engine import SendEngine
+
+    latest: SendEngine | None = None
+
+    def make_engine() -> SendEngine:
+        nonlocal latest
+        latest = SendEngine(opened, options, int.from_bytes(os.urandom(4)) | 1)
+        return latest
+
+    def write(status: ExitStatus, reason: str) -> None:
+        facts = {"status": int(status), "reason": reason, **summary(options.session_name, latest)}
+        write_report(report, facts | repeated.totals.facts())
+
+    repeated = Repeat(make_engine, json_lines=json_lines)
+    repeated.ended = lambda _engine: write(repeated.totals.status(in_the_middle=False), "still serving")
+    try:
+        repeated.run()
+    except BaseException as failure:
+        write(failure_status(failure), str(failure))
+        raise
+    write(repeated.status, repeated.totals.line())
+    return repeated.status
+
+
 def _default_name(text: str) -> str:
     """Return what an announcement can carry of an image's name, and a terminal can show."""
     from ghostcast.cli.run import printable
@@ -242,11 +287,13 @@ def _default_name(text: str) -> str:
 def exit_status(engine: SendEngine) -> ExitStatus:
     """Return how the run ended: 0 only if somebody came and every one of them verified."""
     from protocol.fleet import PeerState
+    from protocol.messages import EndReason
 
     assert engine.session is not None
     session = engine.session
     everybody = session.peers + session.refused
-    if engine.interrupted:
+    # What was complete when it was interrupted had no more than its last word to say.
+    if engine.interrupted and session.ended is not EndReason.COMPLETE:
         return ExitStatus.INTERRUPTED
     if not everybody:
         return ExitStatus.NOBODY_CAME

@@ -9,6 +9,8 @@ manifest; a flipped bit in a chunk is found when that chunk is read.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -86,6 +88,19 @@ class ImageFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def hold(self) -> None:
+        """Keep every ghostcast on this machine from writing to the file, as a target, while it is open.
+
+        Raises:
+            ImageError: one does so already.
+        """
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            # File systems that know no locks are no reason to refuse.
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise ImageError(f"{self.path}: another ghostcast writes to it at this moment") from error
 
     def fileno(self) -> int:
         """Return the descriptor, for positioned reads of the stream."""

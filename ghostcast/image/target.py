@@ -486,7 +486,7 @@ def _lock(descriptor: int, path: Path) -> None:
     except OSError as error:
         # File systems that know no locks are no reason to refuse.
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise TargetError(f"{path}: refused: another process is writing an image to it") from error
+            raise TargetError(f"{path}: refused: another ghostcast is sending it, or writing an image to it") from error
 
 
 def _address(view: memoryview) -> int:

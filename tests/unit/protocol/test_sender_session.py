@@ -438,3 +438,14 @@ def test_one_that_needs_everything_is_enough_to_send_everything() -> None:
     desk.tell(messages.Join(bytes(16), 1, "host0", "/dev/x", -1, 0, wants_all=False), 0)
     desk.join(1)
     assert desk.session.schedules[limits.OBJECT_IMAGE].needed_symbols == SLICES * K
+
+
+def test_an_endless_session_waits_for_the_first_receiver_and_then_as_long_as_it_was_told() -> None:
+    desk = Desk(StartRule(receivers=2, max_wait_ns=3 * limits.SECOND_NS, endless=True))
+    desk.pass_time(100 * limits.SECOND_NS)
+    assert desk.session.ended is None
+    desk.join(0)
+    desk.pass_time(2 * limits.SECOND_NS)
+    assert not desk.session.started
+    desk.pass_time(limits.SECOND_NS)
+    assert desk.session.started
