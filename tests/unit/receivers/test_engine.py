@@ -321,6 +321,23 @@ def test_only_what_is_lacking_is_sent(kind: str, share: float, session: Session)
     assert session.report(1)["slices"]["requested"] > 0 or kind == "complete"
 
 
+def test_a_fleet_can_be_verified_in_a_session_without_a_byte_written(session: Session) -> None:
+    image = reuse_image(session)
+    copies = {kind: session.directory / kind for kind in ("complete", "older")}
+    session.start("send", image, "--receivers", "2")
+    for kind, copy in copies.items():
+        copy.write_bytes(held(kind))
+        session.start("verify", copy)
+    session.wait()
+    assert [process.returncode for process in session.processes] == [4, 0, 5]
+    assert [copy.read_bytes() == held(kind) for kind, copy in copies.items()] == [True, True]
+    start = 7 * REUSED_CHUNK_SIZE
+    assert session.report(1)["differs"] == []
+    assert session.report(2)["differs"] == [[start, start + REUSED_CHUNK_SIZE]]
+    states = {receiver["target"]: receiver["state"] for receiver in session.report(0)["receivers"]}
+    assert states == {str(copies["complete"]): "verified", str(copies["older"]): "failed"}
+
+
 def test_fresh_takes_everything_and_both_at_once_are_refused(session: Session) -> None:
     image = reuse_image(session)
     copy = session.directory / "copy"

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from ghostcast.cli import verify
 from ghostcast.cli.main import app
-from protocol.errors import ExitStatus, ImageError, TargetError
+from protocol.errors import ExitStatus, ImageError, TargetError, UsageError
 from tests.images import CHUNK_SIZE, make_image
 
 RAW = os.urandom(50 * CHUNK_SIZE + 5)
@@ -70,4 +70,6 @@ def test_what_cannot_be_compared(tmp_path: Path, image: Path) -> None:
     assert json.loads(report.read_text())["status"] == 5
     with pytest.raises(ImageError):
         run(image, "--image", tmp_path / "image.raw")
-    assert run(image)[0] == ExitStatus.USAGE
+    for both_or_none in ((), ("--image", image, "--session", "lab")):
+        with pytest.raises(UsageError, match="either --image IMAGE or --session NAME"):
+            run(image, *both_or_none)
