@@ -5,12 +5,16 @@ Knows ioctls. The invariant: nothing here writes to a disk.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import struct
 
 _BLKSSZGET = 0x1268
 """ioctl: logical sector size of a block device, an ``int`` (linux/fs.h)."""
+
+_BLKFLSBUF = 0x1261
+"""ioctl: write and forget what is cached of a block device (linux/fs.h)."""
 
 _BLKRRPART = 0x125F
 """ioctl: read the partition table again (linux/fs.h)."""
@@ -23,6 +27,16 @@ def sector_size(descriptor: int) -> int:
     except OSError:
         return 0
     return int(size)
+
+
+def drop_cache(descriptor: int) -> None:
+    """Have the next reads of a block device come from the disk.
+
+    The kernel caches a disk and its partitions apart: what a file system wrote is not in the disk's cache. Not
+    everybody may ask for this, and without partitions it changes nothing.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(descriptor, _BLKFLSBUF)
 
 
 def reread_table(descriptor: int) -> bool:

@@ -23,6 +23,8 @@ from ghostcast.disk.usage import NO_RANGES, Ranges, Usage, UsageUnknown, find_us
 from protocol import limits
 from protocol.disk import Disk, Volume
 
+SYS = Path("/sys")
+
 InUse = Callable[[int, int], str | None]
 """Says who uses the bytes ``[start, start + size)`` of the disk and may change them meanwhile; None if nobody does."""
 
@@ -39,7 +41,14 @@ class Survey:
     """What a person should know about how their disk is stored."""
 
 
-def survey(path: Path, size: int, sector_size: int, in_use: InUse, step: Callable[[str], None] | None = None) -> Survey:
+def survey(
+    path: Path,
+    size: int,
+    sector_size: int,
+    in_use: InUse,
+    step: Callable[[str], None] | None = None,
+    name: Path | None = None,
+) -> Survey:
     """Look at a disk or a disk image of ``size`` bytes; reads only.
 
     Args:
@@ -48,10 +57,11 @@ def survey(path: Path, size: int, sector_size: int, in_use: InUse, step: Callabl
         sector_size: its logical sector size in bytes, 0 for a file.
         in_use: see there.
         step: called with the name of what is looked at next.
+        name: what people call the disk, if that is not ``path``.
     """
     if not size:
         return Survey(Disk(), NO_RANGES)
-    look = _Look(path, size, sector_size, in_use, step or (lambda _name: None))
+    look = _Look(path, name or path, size, sector_size, in_use, step or (lambda _name: None))
     try:
         return look.run()
     except programs.ProgramMissing as error:
@@ -59,8 +69,11 @@ def survey(path: Path, size: int, sector_size: int, in_use: InUse, step: Callabl
 
 
 class _Look:
-    def __init__(self, path: Path, size: int, sector_size: int, in_use: InUse, step: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: Path, name: Path, size: int, sector_size: int, in_use: InUse, step: Callable[[str], None]
+    ) -> None:
         self.path = path
+        self.name = name
         self.size = size
         self.sector_size = sector_size
         self.in_use = in_use
@@ -69,7 +82,7 @@ class _Look:
 
     def raw(self, warning: str = "") -> Survey:
         """Return a survey of a disk that nobody understands."""
-        warnings = [f"{self.path}: {warning}"] if warning else []
+        warnings = [f"{self.name}: {warning}"] if warning else []
         return Survey(Disk(sector_size=self.sector_size, smallest_size=self.size), NO_RANGES, warnings)
 
     def run(self) -> Survey:
@@ -125,7 +138,7 @@ class _Look:
                 note = str(error)
         if note and (content or user):
             place = f"partition {entry.number} ({content or 'unknown'})" if entry.number else content
-            self.warnings.append(f"{self.path}: {place} is stored whole, used or not: {note}")
+            self.warnings.append(f"{self.name}: {place} is stored whole, used or not: {note}")
         return _describe(entry, found, usage, note), usage.free if usage is not None else NO_RANGES
 
     def _usage(self, entry: Entry, content: str, sector_size: int) -> Usage:
@@ -208,7 +221,7 @@ def block_device_in_use(path: Path, whole: Callable[[int], str | None]) -> InUse
         whole: ``ghostcast.image.in_use.device_use``.
     """
     device = os.stat(path).st_rdev
-    folder = Path("/sys/dev/block", f"{os.major(device)}:{os.minor(device)}")
+    folder = SYS / "dev" / "block" / f"{os.major(device)}:{os.minor(device)}"
 
     def in_use(start: int, size: int) -> str | None:
         for partition in sorted(folder.glob("*/partition")):

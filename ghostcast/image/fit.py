@@ -120,7 +120,7 @@ class Fit:
                 f"{target.path}: the image is on it, but fitting it to the size of the disk failed: {error}"
             ) from error
         target.sync()
-        if disk.table and not kernel.reread_table(target.fileno()):
+        if not kernel.reread_table(target.fileno()):
             with contextlib.suppress(programs.ProgramMissing, programs.ProgramFailed):
                 programs.run("partx", "--update", target.path)
         return notes

@@ -102,6 +102,7 @@ class RawSource:
                 return cls(path, descriptor, "file", os.fstat(descriptor).st_size, 0)
             if stat.S_ISBLK(mode):
                 size = os.lseek(descriptor, 0, os.SEEK_END)
+                kernel.drop_cache(descriptor)
                 return cls(path, descriptor, "block device", size, kernel.sector_size(descriptor))
             if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
                 return cls(path, descriptor, "stream", None, 0)
@@ -168,7 +169,7 @@ class RawSource:
         users: InUse = lambda _start, _size: self.use  # noqa: E731
         if self.kind == "block device":
             users = block_device_in_use(self.path, in_use.device_use)
-        found = survey(self.path, self.size, self.sector_size, users, step)
+        found = survey(self.path, self.size, self.sector_size, users, step, self.shown_path)
         self.take_survey(found)
         return found.warnings
 

@@ -45,8 +45,8 @@ Attach = Callable[[str, int], pathlib.Path]
 
 @pytest.fixture(scope="module")
 def disk_source(disk: disks.Disk) -> Source:
-    """The image of the real disk."""
-    return make_source(disk.path)
+    """The image of the real disk, with every block of it: copies are compared byte for byte."""
+    return make_source(disk.path, "--raw")
 
 
 def small(make_random_source: Callable[[int], Source]) -> Source:

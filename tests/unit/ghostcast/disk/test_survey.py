@@ -5,6 +5,7 @@ Method: descriptions made up; real disks are the lab's.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +73,22 @@ def test_without_the_programs_everything_is_stored(tmp_path: Path, monkeypatch: 
 
 def test_an_empty_disk_has_nothing_to_look_at(tmp_path: Path) -> None:
     assert survey.survey(tmp_path / "missing", 0, 0, lambda _start, _size: None).warnings == []
+
+
+def test_each_partition_is_asked_for_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk of two partitions, the second of which is mounted."""
+    disk = tmp_path / "disk"
+    disk.touch()
+    number = os.stat(disk).st_rdev
+    folder = tmp_path / "sys" / "dev" / "block" / f"{os.major(number)}:{os.minor(number)}"
+    for partition, start in ((1, 2048), (2, 4096)):
+        (folder / f"sda{partition}").mkdir(parents=True)
+        for name, text in (("partition", partition), ("start", start), ("dev", f"8:{partition}")):
+            (folder / f"sda{partition}" / name).write_text(f"{text}\n")
+    monkeypatch.setattr(survey, "SYS", tmp_path / "sys")
+    users = {os.makedev(8, 2): "/dev/sda2 is mounted on /", number: "/dev/sda2 is mounted on /"}
+    in_use = survey.block_device_in_use(disk, users.get)
+    assert in_use(2048 * 512, 99) is None
+    assert in_use(4096 * 512, 99) == "/dev/sda2 is mounted on /"
+    assert in_use(9999 * 512, 99) is None
+    assert in_use(0, 99) == "/dev/sda2 is mounted on /"
