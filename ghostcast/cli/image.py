@@ -218,6 +218,8 @@ def verify(
 
     chosen = Library(library)
     entries = chosen.entries()
+    if not entries:
+        raise UsageError(f"{chosen.directory}: no images are there, so nothing was verified")
     damaged = []
     for entry in entries:
         try:

@@ -62,6 +62,7 @@ def expand_clonezilla(directory: Path, disk: str | None, scratch_directory: Path
         ImageError: files are missing or damaged.
         TargetError: not enough room.
     """
+    _refuse_links(directory)
     name = _choose_disk(directory, disk)
     size = _disk_size(directory, name)
     scratch = Scratch(scratch_directory, size)
@@ -79,6 +80,13 @@ def expand_clonezilla(directory: Path, disk: str | None, scratch_directory: Path
         scratch.close()
         raise
     return scratch
+
+
+def _refuse_links(directory: Path) -> None:
+    """Clonezilla makes none: one could lead to any file of this machine, and put it on every disk."""
+    links = sorted(entry.name for entry in os.scandir(directory) if entry.is_symlink())
+    if links:
+        raise UsageError(f"{directory}: {links[0]} is a link, which is not followed; put the file itself there")
 
 
 def _choose_disk(directory: Path, disk: str | None) -> str:

@@ -56,6 +56,8 @@ def create(name: str, *options: str) -> None:
 
 def test_an_image_lives_in_the_library(tmp_path: Path) -> None:
     assert "make one with" in run("list")[1]
+    with pytest.raises(UsageError, match="nothing was verified"):
+        run("verify", "--all")
     create("golden", "--label", "rack=7", "--match", "vendor=Dell*", "--match", "memory=8GiB")
     create("golden")
     create("silver")

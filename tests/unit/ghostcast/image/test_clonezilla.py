@@ -200,6 +200,7 @@ def test_a_partition_never_runs_into_the_next(saved: Path, tmp_path: Path) -> No
             ),
             "4096",
         ),
+        (lambda saved: (saved / "sda2.dd-img").symlink_to("/etc/shadow"), "is a link"),
         (lambda saved: (saved / "sda-pt.parted").write_text("Error\n"), "does not say"),
         (lambda saved: (saved / "parts").write_text("sda7\n"), "no such partition"),
         (lambda saved: (saved / "parts").write_text("sdb1\n"), "nothing was saved"),
