@@ -329,8 +329,12 @@ def _check_destination(image: Path | None, name: str | None, library: Path | Non
     """Refuse what is neither a path nor a name in the library, or both."""
     if image is not None and library is not None:
         raise typer.BadParameter(f"{image} is a path already; with --library give --name instead of IMAGE")
-    if image is None and name is None:
-        raise typer.BadParameter("name a file for the image, or give --name to put it into the library")
+    if image is None:
+        if name is None:
+            raise typer.BadParameter("name a file for the image, or give --name to put it into the library")
+        from ghostcast.image.library import check_name
+
+        check_name(name)
 
 
 def parse_labels(texts: list[str]) -> dict[str, str]:

@@ -71,14 +71,8 @@ def open_source(
 def _expanded(path: Path, found: str) -> Generator[RawSource, None, None]:
     """Open what a tool expands in one pass."""
     with contextlib.ExitStack() as stack:
-        if path == STREAM_PATH:
-            descriptor = os.dup(0)
-            stack.callback(os.close, descriptor)
-        else:
-            RawSource.open(path).close()
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, descriptor)
-        pipeline = stack.enter_context(Pipeline(str(path), [EXPANDERS[found]], descriptor))
+        packed = stack.enter_context(RawSource.open(path))
+        pipeline = stack.enter_context(Pipeline(str(path), [EXPANDERS[found]], packed.fileno()))
         source = stack.enter_context(RawSource(path, os.dup(pipeline.output.fileno()), "stream", None, 0))
         begun = False
 

@@ -76,6 +76,21 @@ def parse_reference(text: str) -> tuple[str, int | None] | None:
     return match["name"], int(match["version"]) if match["version"] else None
 
 
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a new image.
+
+    Raises:
+        UsageError: says what a name is.
+    """
+    reference = parse_reference(name)
+    if reference is None or reference[1] is not None:
+        raise UsageError(
+            f"{name!r} cannot be a name in the library: a name begins with a letter or a digit, has letters, "
+            f"digits, '.', '_', '+' and '-', 100 at most, and does not end in {IMAGE_SUFFIX}; the version is "
+            "given out, not chosen"
+        )
+
+
 class Library:
     """A directory of images; it need not exist until the first image is made."""
 
@@ -140,13 +155,7 @@ class Library:
         Raises:
             UsageError: no good name, or the directory cannot be written.
         """
-        reference = parse_reference(name)
-        if reference is None or reference[1] is not None:
-            raise UsageError(
-                f"{name!r} cannot be a name in the library: a name begins with a letter or a digit, has letters, "
-                f"digits, '.', '_', '+' and '-', 100 at most, and does not end in {IMAGE_SUFFIX}; the version is "
-                "given out, not chosen"
-            )
+        check_name(name)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with self._locked():

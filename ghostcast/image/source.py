@@ -127,6 +127,10 @@ class RawSource:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def fileno(self) -> int:
+        """Return the descriptor, for a program that reads the source in our place."""
+        return self._descriptor
+
     def is_file(self, path: Path) -> bool:
         """Tell whether ``path`` names this very file or device."""
         try:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,18 @@ def test_standard_input_is_looked_at_too(tmp_path: Path) -> None:
     ended = subprocess.run([*command, "--format", "gz"], input=packed, capture_output=True, timeout=60)
     assert ended.returncode == 0
     assert plain_zstd(tmp_path / "image") == raw
+
+
+@needs("gzip")
+def test_a_fifo_is_opened_once(tmp_path: Path) -> None:
+    """Opened to look and opened again to read, it would cost the writer its reader in between."""
+    raw = make_disk(tmp_path / "disk")
+    os.mkfifo(tmp_path / "fifo")
+    packed = run("gzip", "-c", stdin=raw)
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit((tmp_path / "fifo").write_bytes, packed)
+        assert make_image(tmp_path / "fifo", tmp_path / "image", "gz")[1] == raw
+        assert written.result() == len(packed)
 
 
 @pytest.mark.parametrize(
