@@ -93,6 +93,11 @@ def check_disk(disk: Disk, raw_size: int, chunk_size: int, transferred: npt.NDAr
         raise ImageError(f"the manifest gives {disk.smallest_size} bytes as the smallest target of {raw_size}")
     if disk.free_size > raw_size or any(volume.used_size > volume.size for volume in disk.volumes):
         raise ImageError("the manifest's description of the disk contradicts itself: more is free or used than exists")
+    for volume in disk.volumes:
+        if volume.end > raw_size:
+            raise ImageError(
+                f"the manifest has volume {volume.number} end at byte {volume.end} of a disk of {raw_size} bytes"
+            )
     first = -(-disk.smallest_size // chunk_size)
     last = max(first, (raw_size - disk.table_reserve) // chunk_size)  # the chunks of the second table
     if transferred[first:last].any():

@@ -52,7 +52,7 @@ class Victim:
     command: Command
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300 * faults.rounds(1))
 def test_receivers_killed_at_random_moments(
     commands: Processes, make_random_source: Callable[[int], Source], scratch: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -95,7 +95,8 @@ def _session_of_kills(
         kills += 1
         victim.command.process.send_signal(signal.SIGKILL)
         victim.command.process.wait(faults.GONE_S)
-        assert not victim.command.report_path.exists(), "killed, and reported all the same"
+        if victim.command.report_path.exists():  # it was through but for its last breath
+            faults.expect_truth(None, [(victim.command, victim.target)], source)
         victim.command = session.receive(victim.host, victim.target, *GIVES_UP)
         if left > 1:
             heapq.heappush(due, (time.monotonic() + rng.uniform(0, RECEIVER_LIFE_S), index, left - 1))
@@ -109,7 +110,7 @@ def _session_of_kills(
     return kills
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300 * faults.rounds(1))
 def test_senders_killed_at_random_moments(
     commands: Processes, make_random_source: Callable[[int], Source], scratch: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_reader_of_yesterday_ignores_the_description() -> None:
         ({"smallest_size": 0}, "as the smallest target"),
         ({"free_size": RAW_SIZE + 1}, "contradicts itself"),
         ({"volumes": [msgspec.structs.replace(VOLUME, used_size=9 * CHUNK_SIZE)]}, "contradicts itself"),
+        ({"volumes": [msgspec.structs.replace(VOLUME, start=RAW_SIZE - CHUNK_SIZE)]}, "of a disk of"),
         ({"smallest_size": CHUNK_SIZE}, "chunk 1 behind them has data"),
         ({"table": DOS}, "chunk 19 behind them has data"),
         ({"volumes": [VOLUME] * 300}, "cannot be read"),
