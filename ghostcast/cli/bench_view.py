@@ -191,7 +191,7 @@ def print_result(measurement: Measurement) -> None:
     suggestion = suggest(measurement)
     if suggestion is not None:
         console.print("\nFor a clone on this network:", highlight=False)
-        who = "everybody carried the highest rate that was tried"
+        who = "no limit was found"
         if suggestion.slowest is not None:
             who = f"{suggestion.slowest} sets the rate"
         command = f"  ghostcast send IMAGE {suggestion.options}"

@@ -170,6 +170,8 @@ def examine(
     except UsageError as error:
         show.add(*look.check_no_interface(host, wish, str(error)))
         return show.checks
+    if peer == chosen.address:
+        raise UsageError(f"--peer {peer} is this host itself: name another one")
     show.add(*look.check_interface(host, chosen, wish), look.check_route(host, chosen), look.check_mtu(chosen))
     show.add(*look.check_buffers(host, look.probe_buffer()))
     show.add(*look.check_offloads(*look.probe_offloads(), kernel_choice()), look.check_clock(host))

@@ -16,6 +16,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -96,11 +97,11 @@ class BenchReceiver:
         with contextlib.suppress(OSError):
             self._wake_in.send(b"\0")
 
-    async def run(self, progress: object = None) -> None:
+    async def run(self, progress: Callable[[], None] = lambda: None) -> None:
         """Take part in one measurement to its end.
 
         Args:
-            progress: called on the loop's thread every now and then, if it can be.
+            progress: called on the loop's thread every now and then.
         Raises:
             NobodyCameError: no measurement within the wait.
             IncompleteError: the measuring side is gone.
@@ -111,9 +112,8 @@ class BenchReceiver:
         try:
             while thread.is_alive():
                 await asyncio.sleep(PROGRESS_INTERVAL_S)
-                if callable(progress):
-                    with contextlib.suppress(OSError):
-                        progress()
+                with contextlib.suppress(OSError):
+                    progress()
         finally:
             self.interrupted = self.interrupted or thread.is_alive()
             await asyncio.to_thread(thread.join)

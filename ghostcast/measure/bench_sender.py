@@ -272,8 +272,9 @@ class BenchSender:
         sending = asyncio.get_running_loop().run_in_executor(
             None, lambda: stream.send(number, rate, seconds, lambda: self.interrupted, PROBE_COUNT if probe else None)
         )
+        sending.add_done_callback(lambda _future: self._wake.set())
         while not sending.done():
-            await self._turn(PROGRESS_INTERVAL_S, sending)
+            await self._turn(PROGRESS_INTERVAL_S)
         sent = await sending
         result = StepResult(number, probe, symbol_size, rate, sent.rate, sent.seconds, sent.count, sent.refused)
         self.result.steps.append(result)
@@ -333,7 +334,7 @@ class BenchSender:
 
     # --- the control plane ------------------------------------------------------------------------------------------
 
-    async def _turn(self, seconds: float, done: asyncio.Future[object] | asyncio.Future[None] | object = None) -> None:
+    async def _turn(self, seconds: float) -> None:
         """Take in what arrived, say what is due, tell the observer, and sleep at most so long."""
         for datagram, address in self._control.take() + self._discovery.take():
             await self._receive(datagram, address)
@@ -342,8 +343,6 @@ class BenchSender:
             await self._to_discovery(self._offer)
         with contextlib.suppress(OSError):
             self.observer.progress()
-        if isinstance(done, asyncio.Future) and not done.done():
-            done.add_done_callback(lambda _future: self._wake.set())
         await self._sleep(min(seconds, PROGRESS_INTERVAL_S))
 
     async def _sleep(self, seconds: float) -> None:

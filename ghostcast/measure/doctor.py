@@ -276,7 +276,9 @@ def check_peers(chosen: Interface, heard: Heard, size: int, wanted: str | None) 
         wanted: the peer that must be there, if any.
     """
     found: list[Check] = []
-    peers = [peer for peer in heard.peers.values() if (peer.ways or peer.asked_us) and wanted in (None, peer.address)]
+    # Of two of these on one host only one gets its unicast: our own address is no other host.
+    others = [peer for peer in heard.peers.values() if peer.address != chosen.address]
+    peers = [peer for peer in others if (peer.ways or peer.asked_us) and wanted in (None, peer.address)]
     for peer in sorted(peers, key=lambda one: one.address)[:16]:
         found += _check_peer(peer, chosen, size)
     if wanted is not None and not peers:
@@ -291,7 +293,7 @@ def check_peers(chosen: Interface, heard: Heard, size: int, wanted: str | None) 
         found.append(
             note(
                 "peer",
-                "no other host took part: what is on the way to others was not tried",
+                "no other host took part: the way to others was not tried",
                 "there: ghostcast doctor --listen",
             )
         )

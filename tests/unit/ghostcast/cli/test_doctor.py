@@ -53,6 +53,8 @@ def test_an_interface_that_is_not_there_is_a_finding() -> None:
 def test_usage() -> None:
     both = CliRunner().invoke(main.app, ["doctor", "--listen", "--peer", "127.0.0.1"])
     assert isinstance(both.exception, UsageError)
+    itself = CliRunner().invoke(main.app, ["doctor", "--interface", "127.0.0.1", "--peer", "127.0.0.1"])
+    assert isinstance(itself.exception, UsageError)
     unknown = CliRunner().invoke(main.app, ["doctor", "--peer", "no such host"])
     assert isinstance(unknown.exception, UsageError)
 

@@ -251,6 +251,8 @@ def test_the_peer_that_must_be_there_is_the_one_that_counts() -> None:
     (absent,) = doctor.check_peers(ETH0, peer({(True, True)}), 1472, "10.0.0.99")
     assert (absent.name, absent.grade) == ("peer", Grade.FAULT)
     heard = peer(ALL_WAYS)
+    heard.peers[ETH0.address] = Peer(ETH0.address, ways={(True, True)})
+    assert worst(doctor.check_peers(ETH0, heard, 1472, None)) is Grade.FINE
     heard.peers["10.0.0.8"] = Peer("10.0.0.8", asked_us=True)
     assert worst(doctor.check_peers(ETH0, heard, 1472, "10.0.0.7")) is Grade.FINE
     assert worst(doctor.check_peers(ETH0, heard, 1472, None)) is Grade.FAULT
