@@ -131,6 +131,9 @@ def create(
     from ghostcast.image.writer import ImageOptions, create_image
 
     _check_destination(image, name, library)
+    if image is not None and image.is_file() and not force and not _same_file(source, image):
+        # Found again by whoever writes it, but then a large disk may have been laid out for nothing.
+        raise UsageError(f"{image}: exists already; use --force to replace it, or name another file")
     if str(image) == "-":
         raise UsageError("an image cannot be written to standard output, for its end is written last: name a file")
     options = ImageOptions(
@@ -335,6 +338,10 @@ def _check_destination(image: Path | None, name: str | None, library: Path | Non
         from ghostcast.image.library import check_name
 
         check_name(name)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return one.exists() and one.samefile(other)
 
 
 def parse_labels(texts: list[str]) -> dict[str, str]:

@@ -46,6 +46,8 @@ def open_source(
         TargetError: not enough room to lay it out.
     """
     found = find_format(path, format_name)
+    if disk is not None and found != CLONEZILLA:
+        raise UsageError(f"{path}: is one disk; --disk {disk} chooses among those of a directory that Clonezilla made")
     if found == RAW:
         with RawSource.open(path) as source:
             if format_name is None:

@@ -239,6 +239,8 @@ def test_a_format_that_cannot_be_is_wrong_usage(tmp_path: Path, file: str, forma
     source = Path(file) if file == "-" else tmp_path / file
     with pytest.raises(UsageError), open_source(source, format_name, silent, scratch_directory=tmp_path):
         pass
+    with pytest.raises(UsageError, match="is one disk"):
+        make_image(tmp_path / "disk", tmp_path / "image", disk="sda")
 
 
 def test_a_missing_tool_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
