@@ -98,7 +98,8 @@ class _Look:
         elif table.problem:
             return self.raw(f"{table.problem}: everything on it is stored as it is, used or not")
         elif not table.scheme and not whole.get("TYPE"):
-            return self.raw()
+            several = "it has the marks of several file systems: everything on it is stored as it is, used or not"
+            return self.raw(several if whole.get("AMBIGUOUS") else "")
         entries = table.entries or (Entry(0, 0, self.size, "", "", "", container=False),)
         volumes, parts = [], []
         for entry in entries:
