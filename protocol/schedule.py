@@ -115,6 +115,11 @@ class Schedule:
         """Return the sequence number at which the last window with each slice ended, -1 where there was none."""
         return self._sent_end[slices]
 
+    def sent_beyond(self, slices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return how many different symbols of each slice went out, beyond its number of symbols."""
+        beyond: npt.NDArray[np.int64] = self._next_position[slices] - self.partition.symbols_of(slices)
+        return beyond
+
     def request(
         self, slices: npt.NDArray[np.int64], deficits: npt.NDArray[np.int64], sequence: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

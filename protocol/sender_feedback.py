@@ -25,6 +25,10 @@ like what they lack is then repaired for the whole fleet, by the model, before t
 STORM_NS = 150 * limits.MILLISECOND_NS
 """What about the same time is: a backoff."""
 
+KNOWN_SHARE = 0.25
+KNOWN_ENOUGH = 50
+"""So many receivers, or such a share of the fleet, are measured before less than the first surplus is sent."""
+
 WINDOWS_REMEMBERED = 512
 
 SETTLE_NS = 300 * limits.MILLISECOND_NS
@@ -175,6 +179,9 @@ class SenderFeedback:
             if self.gather_until_ns is None:
                 # Others may lack the same: wait for one round trip, then answer all of them at once (RFC 5740 §5.4).
                 self.gather_until_ns = now + min(self.grtt_ns, limits.AGGREGATION_MAX_NS)
+            if self._repair_symbols is None and len(self._speakers[message.object_id]) >= STORM_NACKS:
+                # A sample of the fleet is all that is needed: the sooner it hears the answer, the fewer ask.
+                self.gather_until_ns = now
         return True
 
     def take_report(self, peer: Peer, message: messages.Report, sequence: int, now: int) -> None:
@@ -251,18 +258,29 @@ class SenderFeedback:
             whole = self._whole_surplus(schedule.partition.source_symbols, len(window.slices), now)
             if whole > window.surplus:
                 window.repaired = True
-                lacking = whole - window.surplus
-                current = window.slices[schedule.ends(window.slices) == end]
-                schedule.request(current, np.full(len(current), lacking, np.int64), end)
-                for slice_index in current.tolist():
-                    advice[slice_index] = max(lacking, advice.get(slice_index, 0))
+                # What was repaired meanwhile went out for those that had asked by then.
+                lacking = np.minimum(whole - schedule.sent_beyond(window.slices), whole)
+                slices, lacking = window.slices[lacking > 0], lacking[lacking > 0]
+                needs = np.array([self._need_for(count, whole) for count in lacking.tolist()], np.int64)
+                schedule.request(slices, needs, limits.SEQUENCE_MAX)
+                for slice_index, count in zip(slices.tolist(), lacking.tolist(), strict=True):
+                    advice[slice_index] = max(count, advice.get(slice_index, 0))
+
+    def _need_for(self, count: int, whole: int) -> int:
+        """Return the need that is answered with about ``count`` symbols, its own surplus included."""
+        k, need = self._schedules[limits.OBJECT_IMAGE].partition.source_symbols, count
+        while need > 1 and need - 1 + self._loss.repair_surplus(need - 1, k, whole, self._receivers) >= count:
+            need -= 1
+        return need
 
     def surplus(self, window_slices: int, now: int) -> SurplusOf:
         """Return how many repair symbols each slice of the next window, of so many slices, gets."""
         k = self._schedules[limits.OBJECT_IMAGE].partition.source_symbols
         whole = self._repair_symbols
         if whole is None:
-            whole = self._whole_surplus(k, window_slices, now) if self._loss.known else limits.REPAIR_SYMBOLS_START
+            whole = self._whole_surplus(k, window_slices, now)
+            if self._loss.known < min(KNOWN_SHARE * self._receivers, KNOWN_ENOUGH):
+                whole = max(whole, limits.REPAIR_SYMBOLS_START)
         return SurplusOf(whole, k, self._loss, self._receivers)
 
     @property

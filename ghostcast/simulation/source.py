@@ -91,6 +91,9 @@ class SourceNode:
             repair_symbols=scenario.repair_symbols,
             source_symbols=scenario.source_symbols,
             window_slices=scenario.window_slices,
+            window_slices_max=limits.WINDOW_SLICES_BURSTS
+            if scenario.window_slices == limits.WINDOW_SLICES_DEFAULT
+            else 0,
         )
         extents = Extents(scenario.partition(manifest), manifest.stored_offsets, manifest.transferred)
         self.wanted = extents.wanted_slices
