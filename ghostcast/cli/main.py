@@ -9,7 +9,7 @@ import contextlib
 import importlib
 import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
@@ -20,18 +20,29 @@ from protocol.errors import ExitStatus, GhostcastError
 # numpy's linear algebra is never used here; its threads would spin beside ours.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+
+class _Command(NamedTuple):
+    """One command: the files in ``ghostcast.cli`` that make it, and what the list of commands says of it.
+
+    The first file has either a function of the command's name, and its ``EXAMPLES``, or a group of commands ``app``, to
+    which the other files add theirs.
+    """
+
+    files: tuple[str, ...]
+    purpose: str
+
+
 COMMANDS = {
-    "image": ("image", "library", "export"),
-    "send": ("send",),
-    "receive": ("receive",),
-    "verify": ("verify",),
-    "demo": ("demo",),
-    "bench": ("bench",),
-    "doctor": ("doctor",),
-    "simulate": ("simulate",),
+    "image": _Command(("image", "library", "export"), "Make, inspect, keep, verify and restore images."),
+    "send": _Command(("send",), "Send an image to everybody who joins the session."),
+    "receive": _Command(("receive",), "Receive an image onto a disk, every byte verified."),
+    "verify": _Command(("verify",), "Check whether a disk or a file holds an image."),
+    "demo": _Command(("demo",), "Clone to several receivers on this machine, with losses."),
+    "bench": _Command(("bench",), "Measure what this network carries, to how many."),
+    "doctor": _Command(("doctor",), "Say whether multicast works here, and what mends it."),
+    "simulate": _Command(("simulate",), "Ask how a clone would go, before there is a network."),
 }
-"""Command → the files in ``ghostcast.cli`` that make it, in the order of the help. The first one has either a function
-of the command's name, and its ``EXAMPLES``, or a group of commands ``app``, to which the others add theirs."""
+"""In the order of the help."""
 
 
 class _Commands(TyperGroup):
@@ -45,7 +56,7 @@ class _Commands(TyperGroup):
         """Load one; None if there is no such command."""
         if cmd_name not in COMMANDS:
             return None
-        module, *_others = [importlib.import_module(f"ghostcast.cli.{file}") for file in COMMANDS[cmd_name]]
+        module, *_others = [importlib.import_module(f"ghostcast.cli.{file}") for file in COMMANDS[cmd_name].files]
         mount = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
         if hasattr(module, "app"):
             mount.add_typer(module.app, name=cmd_name)
@@ -53,6 +64,11 @@ class _Commands(TyperGroup):
             mount.command(cmd_name, epilog=module.EXAMPLES)(getattr(module, cmd_name))
             mount.callback()(_mounted)
         return typer.main.get_group(mount).commands[cmd_name]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands without loading any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.purpose) for name, command in COMMANDS.items()])
 
 
 def _mounted() -> None:

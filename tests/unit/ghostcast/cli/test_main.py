@@ -47,6 +47,17 @@ def test_help_names_every_exit_status_and_command() -> None:
         assert f" {command} " in text
 
 
+def test_the_list_of_commands_loads_none_of_them_and_every_command_can_be_loaded() -> None:
+    loaded = f"import sys; sys.argv = ['ghostcast', '--help']\ntry:\n    import {main.__name__} as m; m.main()\n"
+    loaded += "except SystemExit:\n    print(*(name for name in sys.modules if name.startswith('ghostcast.cli.')))"
+    shown = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, timeout=60)
+    assert shown.stdout.splitlines()[-1] == main.__name__
+    for name, command in main.COMMANDS.items():
+        assert f"  {name}" in shown.stdout
+        assert command.purpose in shown.stdout
+        assert CliRunner().invoke(main.app, [name, "--help"]).exit_code == 0
+
+
 def test_the_version_is_said() -> None:
     result = CliRunner().invoke(main.app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"ghostcast {VERSION}\n")
