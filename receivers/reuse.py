@@ -43,9 +43,10 @@ def looks_blank(reader: TargetReader, length: int) -> bool:
     It decides only how soon a receiver asks: whether chunks are there already is found out anyway.
     """
     last = max(0, length - BLANK_PROBE_SIZE)
+    size = BLANK_PROBE_SIZE + 4096  # places are rounded down, and the last one has to reach the end
     places = {place - place % 4096 for place in np.linspace(0, last, BLANK_PROBES).astype(np.int64).tolist()}
     try:
-        return not any(np.frombuffer(reader.read(place, BLANK_PROBE_SIZE), np.uint8).any() for place in sorted(places))
+        return not any(np.frombuffer(reader.read(place, size), np.uint8).any() for place in sorted(places))
     except OSError:
         return False
 

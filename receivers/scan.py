@@ -53,20 +53,18 @@ class TargetScan:
         self._manifest = manifest
         self._forgiving = forgiving
         self._batches = batches(manifest, chunks)
-        self._exhausted = not len(chunks)
+        # One ahead, so that it is known with the last piece that it is the last.
+        self._next = next(self._batches, None)
         self._outstanding = 0
         self._wrong: list[Int64Array] = []
 
     def take_jobs(self, outstanding_max: int) -> list[Callable[[], Compared]]:
         """Return work to hand to the workers now, so that ``outstanding_max`` pieces are under way."""
         jobs: list[Callable[[], Compared]] = []
-        while self._outstanding < outstanding_max and not self._exhausted:
-            batch = next(self._batches, None)
-            if batch is None:
-                self._exhausted = True
-                break
+        while self._outstanding < outstanding_max and self._next is not None:
             self._outstanding += 1
-            jobs.append(self._job(batch))
+            jobs.append(self._job(self._next))
+            self._next = next(self._batches, None)
         return jobs
 
     def _job(self, chunks: Int64Array) -> Callable[[], Compared]:
@@ -86,14 +84,10 @@ class TargetScan:
         if not compared.right.all():
             self._wrong.append(compared.chunks[~compared.right])
 
-    def stop(self) -> None:
-        """Hand out no more work."""
-        self._exhausted = True
-
     @property
     def over(self) -> bool:
         """Whether every piece that was handed out is back, and no more will be."""
-        return self._exhausted and not self._outstanding
+        return self._next is None and not self._outstanding
 
     @property
     def rate(self) -> float:
