@@ -86,9 +86,7 @@ class Reuse:
             if policy is ReusePolicy.AUTO and len(copy.unchecked):
                 # Small pieces: the first that finds anything ends the sample.
                 self._sampling = True
-                self.scan = TargetScan(
-                    reader, copy.manifest, sample(copy.unchecked), forgiving=True, title="looking at the target"
-                )
+                self.scan = TargetScan(reader, copy.manifest, sample(copy.unchecked), forgiving=True, title="sampling")
                 return
         self._sampling = False
         self._begin_full()
@@ -100,7 +98,7 @@ class Reuse:
         if self._reader is None or not len(left):
             self.scan = None
             return
-        self.scan = TargetScan(self._reader, copy.manifest, left, forgiving=True, title="checking the target")
+        self.scan = TargetScan(self._reader, copy.manifest, left, forgiving=True, title="checking")
 
     @property
     def checking(self) -> bool:

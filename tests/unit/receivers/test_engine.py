@@ -104,9 +104,9 @@ def test_every_copy_is_the_disk_and_the_reports_keep_their_contract(size: int, s
         check_receiver_report(session.report(number), raw, session.report(0))
     assert lines[0][0]["event"] == "waiting"
     assert [line["event"] for line in lines[0] if "receiver" in line].count("verified") == 2
-    assert [line["event"] for line in lines[1] if line["event"] not in ("progress", "warning")] == [
-        *("searching", "found", "joined", "writing", "finished")
-    ]
+    events = [line["event"] for line in lines[1] if line["event"] not in ("progress", "scan", "warning")]
+    assert events[:2] + events[-1:] == ["searching", "found", "finished"]
+    assert sorted(events[2:-1]) == ["joined", "writing"]  # the manifest may overtake the WELCOME
     assert [part[-1]["status"] for part in lines] == [0, 0, 0]
 
 
