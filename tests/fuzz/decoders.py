@@ -10,6 +10,7 @@ import copy
 import functools
 import os
 import pathlib
+import random
 import socket
 from typing import Any
 
@@ -71,7 +72,7 @@ def _check_runs(items: bytes) -> None:
 def discovery(data: bytes) -> None:
     """What is remembered is bounded, one address serves a session, and a choice is something that was announced."""
     reader = Reader(data)
-    search = Discovery(reader.choice((None, "lab", "")), 0)
+    search = Discovery(reader.choice((None, "lab", "")), 0, random.Random(1))
     now = 0
     while reader.more:
         now += reader.number() * limits.MILLISECOND_NS
@@ -108,6 +109,8 @@ def _announce(reader: Reader) -> messages.Announce:
         control_port=1 + reader.below(65535),
         receivers_expected=reader.below(limits.RECEIVERS_MAX),
         state=messages.SessionState(reader.below(3)),
+        join_spread_ms=reader.below(10_000),
+        report_interval_ms=10 + reader.below(60_000),
     )
 
 

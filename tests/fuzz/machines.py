@@ -69,6 +69,8 @@ def _announce(state: messages.SessionState = messages.SessionState.WAITING) -> m
         control_port=9,
         receivers_expected=2,
         state=state,
+        join_spread_ms=0,
+        report_interval_ms=1000,
     )
 
 

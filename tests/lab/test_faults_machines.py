@@ -202,11 +202,13 @@ def test_of_two_senders_with_one_name_one_gives_way(
                 for host in bridge.receivers[1:3]
             ]
             statuses = [rival.process.wait(faults.ENDED_TIMEOUT_S) for rival in rivals]
-            assert sorted(statuses) == [0, 2], [rival.process.output() for rival in rivals]
-            winner = statuses.index(0)
+            # 3 and 4: a receiver may have heard the one that gave way first, and ends with it.
+            assert statuses.count(2) == 1, [rival.process.output() for rival in rivals]
+            winner = 1 - statuses.index(2)
+            assert statuses[winner] in {0, 3, 4}, rivals[winner].process.output()
             assert "announced by another sender" in rivals[1 - winner].process.output()
             for command, _ in receivers:
-                command.process.expect(0, timeout_s=faults.GONE_S)
+                assert command.process.wait(faults.GONE_S) in {0, 3, 4}, command.process.output()
             ended = [(command, scratch / f"{session.name}-{host.name}") for command, host in receivers]
             faults.expect_truth(rivals[winner], ended, sources[winner])
         faults.expect_nobody_left(bridge)
