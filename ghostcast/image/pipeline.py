@@ -23,6 +23,11 @@ Progress = Callable[[int, int], None]
 """Called with the raw and the stored bytes done so far, in the caller's thread."""
 
 
+SPARE_ITEMS = 8
+"""Items in flight beyond two a worker. On a busy machine a thread that has to be woken waits for its turn, and without
+them the workers idle meanwhile: images of incompressible disks took 1.3 to 1.8 times as long (measured)."""
+
+
 def core_count() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -51,8 +56,8 @@ def ordered(
     """
     stop = stop or threading.Event()
     worker_count = worker_count or core_count()
-    # One item in work and one waiting for each worker: enough that none idles, and the bound on memory.
-    slots = threading.Semaphore(2 * worker_count)
+    # One item in work and one waiting for each worker, and some more: this is the bound on memory.
+    slots = threading.Semaphore(2 * worker_count + SPARE_ITEMS)
     entries: queue.SimpleQueue[Future[Result] | BaseException | None] = queue.SimpleQueue()
     local = threading.local()
 

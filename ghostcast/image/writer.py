@@ -3,7 +3,8 @@
 Knows the order of events; the source, the frames, the layout and the target are others' business. The invariant: the
 image appears under its name only when it is complete and on disk; a failure or an interrupt leaves nothing behind.
 
-Memory: about four chunks a core, and 69 bytes for each chunk of the manifest (72 MiB a tebibyte at 1 MiB chunks).
+Memory: about four chunks a core and sixteen more, and 69 bytes for each chunk of the manifest (72 MiB a tebibyte at
+1 MiB chunks).
 """
 
 from __future__ import annotations

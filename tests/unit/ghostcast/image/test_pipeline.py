@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ghostcast.image.pipeline import core_count, ordered
+from ghostcast.image.pipeline import SPARE_ITEMS, core_count, ordered
 
 
 def plain(function: Callable[[int], int]) -> Callable[[], Callable[[int], int]]:
@@ -73,7 +73,7 @@ def test_what_is_in_flight_is_bounded() -> None:
             yield item
 
     for done, _ in enumerate(ordered(items(), plain(abs), worker_count=3), 1):
-        assert given < done + 6 + 1
+        assert given < done + 6 + SPARE_ITEMS + 1
 
 
 def test_an_error_of_the_source_follows_the_results_before_it() -> None:
