@@ -18,7 +18,7 @@ from ghostcast.simulation import Bernoulli, Bursts, Disk, GilbertElliott, Member
 from protocol import limits
 from tests.simulation.test_swarm import seeds
 
-SEEDS_DEFAULT = 250
+SEEDS_DEFAULT = 150
 MILLISECOND, SECOND = limits.MILLISECOND_NS, limits.SECOND_NS
 
 
@@ -91,8 +91,8 @@ def draw_scenario(seed: int) -> Scenario:
     k = rng.choice([4, 16, 64, 128, 128])
     symbol_size = rng.choice([64, 1440, 1440])
     chunk_size = rng.choice([4 * limits.KIB, 64 * limits.KIB])
-    size = min(rng.choice([0, 1, 5000, 300_000, 1_000_000, 3_000_000]), 3000 * symbol_size)
-    count = rng.choice([1, 2, 5, 12, 30])
+    size = min(rng.choice([0, 1, 5000, 300_000, 1_000_000, 3_000_000]), 1500 * symbol_size)
+    count = rng.choice([1, 2, 3, 5, 8, 12])
     slice_size = k * symbol_size
     sorts = [draw_member(rng, size, slice_size, chunk_size) for _sort in range(rng.randrange(1, 5))]
     # The first one is there from the beginning and stays, so that there is a session at all.
