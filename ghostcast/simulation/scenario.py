@@ -49,6 +49,8 @@ class Member:
     """When it is started again, on the disk as it was left."""
 
     def __post_init__(self) -> None:
+        if self.die_ns is not None and self.die_ns < self.join_ns:
+            raise UsageError("a receiver cannot die before it is switched on: die_ns needs an earlier join_ns")
         if self.restart_ns is not None and (self.die_ns is None or self.restart_ns <= self.die_ns):
             raise UsageError("a receiver is started again after it died: restart_ns needs an earlier die_ns")
         if min(self.join_ns, self.decode_ns, self.check_ns) < 0 or self.pool_size < 1 or self.socket_size < 1:

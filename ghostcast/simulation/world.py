@@ -184,10 +184,14 @@ class World:
         self.tree.roots.append(self.source)
         for host in self.hosts:
             if host is not None and host.alive and host.outcome is Outcome.SENDER_GONE:
-                self._again_later(host.index)
+                self._again_later(host)
 
-    def _again_later(self, index: int) -> None:
-        self._at(self.clock.now - self.begin_ns + GONE_RESTART_NS, lambda: self._again(index))
+    def _again_later(self, gone: Host) -> None:
+        def again() -> None:
+            if self.hosts[gone.index] is gone and gone.alive:
+                self._again(gone.index)
+
+        self._at(self.clock.now - self.begin_ns + GONE_RESTART_NS, again)
 
     # --- what is reported -----------------------------------------------------------------------------------------
 
@@ -206,7 +210,7 @@ class World:
         self._engaged -= 1
         restarts = self.scenario.sender_restarts_ns
         if host.outcome is Outcome.SENDER_GONE and restarts is not None and self.clock.now - self.begin_ns > restarts:
-            self._again_later(host.index)
+            self._again_later(host)
 
     def sender_event(self, event: Event) -> None:
         """Something happened at the sender."""

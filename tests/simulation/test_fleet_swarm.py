@@ -70,7 +70,8 @@ def draw_disk(rng: random.Random, size: int) -> Disk:
 def draw_member(rng: random.Random, size: int, slice_size: int, chunk_size: int) -> Member:
     """Return a receiver and its fate."""
     fate = rng.random()
-    die = rng.randrange(4 * SECOND) if fate < 0.2 else None
+    join = rng.choice([0, 0, 0, rng.randrange(5 * SECOND)])
+    die = join + rng.randrange(4 * SECOND) if fate < 0.2 else None
     smallest = (3 + -(-chunk_size // slice_size)) * slice_size
     return Member(
         link=draw_way(rng),
@@ -79,7 +80,7 @@ def draw_member(rng: random.Random, size: int, slice_size: int, chunk_size: int)
         socket_size=rng.choice([64 * limits.MIB, 256 * limits.KIB]),
         decode_ns=rng.choice([0, 100_000, 5 * MILLISECOND]),
         check_ns=rng.choice([0, MILLISECOND]),
-        join_ns=rng.choice([0, 0, 0, rng.randrange(5 * SECOND)]),
+        join_ns=join,
         die_ns=die,
         restart_ns=die + 1 + rng.randrange(2 * SECOND) if die is not None and fate < 0.15 else None,
     )
