@@ -37,6 +37,9 @@ SETTLE_NS = 300 * limits.MILLISECOND_NS
 STORM_LOSS_DATAGRAMS = parity.SETTLED_DATAGRAMS
 """What the loss told by a NACK is based on, about: it speaks of the window that it asks for."""
 
+FIRST_WEIGHT = 500
+"""Datagrams without loss that are taken to have come before a receiver's first measurement."""
+
 LONG_INTERVAL_NS = limits.SECOND_NS
 """A receiver's loss over so long is no single bad moment."""
 
@@ -212,8 +215,12 @@ class SenderFeedback:
 
     def _note_loss(self, peer: Peer, loss: float, datagrams: int) -> None:
         before = peer.lasting_loss
-        weight = peer.loss_weight
+        # One datagram lost of the first three is no loss of a third.
+        weight = FIRST_WEIGHT if before is None else peer.loss_weight
         known = 0.0 if before is None else before
+        # More than the rate control puts up with is a full queue, until its experiment says otherwise: a lower rate
+        # mends that, and repair symbols would make it worse.
+        loss = min(loss, self.tolerated)
         peer.lasting_loss = (known * weight + loss * datagrams) / (weight + datagrams)
         peer.loss_weight = min(weight + datagrams, parity.SETTLED_DATAGRAMS)
         if not peer.slow:

@@ -1,0 +1,136 @@
+"""Goal: what a fleet says, what its losses cost, and how long the last one waits stay within what was promised.
+
+Method: the fleet simulator with the real machines, fleets of hundreds; ``GHOSTCAST_FLEET=10000`` runs the same with as
+many receivers and an image of 256 MB (hours of processor time; the promises are those of ten thousand anyway).
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from ghostcast.simulation.disk import Disk
+from ghostcast.simulation.link import Way
+from ghostcast.simulation.loss import Bernoulli, Bursts, LossModel
+from ghostcast.simulation.result import Result
+from ghostcast.simulation.scenario import GIGABIT, Member, Scenario
+from ghostcast.simulation.world import Machines, simulate
+from protocol import limits
+from protocol.schedule import Window
+from protocol.sender_events import Event, EventKind
+from protocol.sender_session import SenderSession
+
+FLEET = int(os.environ.get("GHOSTCAST_FLEET", "300"))
+SIZE = 256 * limits.MIB if FLEET >= 10_000 else 16 * limits.MIB
+DELAY_NS = 100 * limits.MICROSECOND_NS
+
+
+def link(*loss: LossModel) -> Member:
+    return Member(link=Way(loss=loss, delay_ns=DELAY_NS))
+
+
+def assert_promises(result: Result, overhead: float) -> None:
+    assert result.verified == result.scenario.receivers
+    assert result.control_peak_per_s < limits.FEEDBACK_PER_S
+    assert result.overhead <= overhead
+    assert result.data_last_s <= 1.05 * result.ideal_s + 0.5
+
+
+@pytest.mark.parametrize(("loss", "overhead"), [(0.001, 1.04), (0.01, 1.08), (0.05, 1.18)])
+def test_independent_loss(loss: float, overhead: float) -> None:
+    assert_promises(simulate(Scenario(receivers=FLEET, size=SIZE, member=link(Bernoulli(loss)))), overhead)
+
+
+@pytest.mark.parametrize(("loss", "overhead"), [(0.001, 1.04), (0.05, 1.18)])
+def test_loss_that_all_share(loss: float, overhead: float) -> None:
+    scenario = Scenario(receivers=FLEET, size=SIZE, uplink=Way(loss=(Bernoulli(loss),)), member=link())
+    assert_promises(simulate(scenario), overhead)
+
+
+def test_one_burst_that_hits_all_at_once() -> None:
+    """About one run of 500 datagrams in the image, lost before the fan-out."""
+    symbols = SIZE / 1440
+    scenario = Scenario(receivers=FLEET, size=SIZE, uplink=Way(loss=(Bursts(500, symbols),)), member=link(), seed=2)
+    result = simulate(scenario)
+    assert_promises(result, 1.08)
+
+
+class Watching(SenderSession):
+    """A sender that remembers its windows and events."""
+
+    windows: list[tuple[int, Window]]
+    happened: list[Event]
+
+    def poll_window(self, now: int) -> Window | None:
+        if not hasattr(self, "windows"):
+            type(self).windows, type(self).happened = [], []
+            self.windows, self.happened = type(self).windows, type(self).happened
+        window = super().poll_window(now)
+        if window is not None:
+            self.windows.append((now, window))
+        return window
+
+    def poll_event(self) -> Event | None:
+        event = super().poll_event()
+        if event is not None and hasattr(self, "happened"):
+            self.happened.append(event)
+        return event
+
+
+def test_bursts_that_come_again_cost_no_repair_once_the_window_and_the_surplus_have_adapted() -> None:
+    """Twenty receivers lose 500 datagrams in a row often enough that the next one is expected."""
+
+    class Sender(Watching):
+        pass
+
+    scenario = Scenario(receivers=20, size=256 * limits.MIB, rate=GIGABIT, member=link(Bursts(500, 400_000)), seed=3)
+    result = simulate(scenario, machines=Machines(sender=Sender))
+    assert result.verified == 20
+    begun, windows = Sender.windows[0][0], [window for _now, window in Sender.windows]
+    repairs = [now - begun for now, window in Sender.windows if window.repair_pass]
+    assert repairs, "before anything was measured a burst costs a repair"
+    assert max(repairs) < limits.SECOND_NS
+    assert max(len(window.slices) for window in windows) > limits.WINDOW_SLICES_DEFAULT
+    assert result.overhead < 1.08
+
+
+def test_late_joiners_cost_the_union_of_what_they_missed_and_nobody_waits() -> None:
+    receivers, size, rate = 40, 64 * limits.MIB, GIGABIT / 2
+    whole_s = size / 1440 * 1472 / rate
+    late = Member(link=Way(delay_ns=DELAY_NS), join_ns=int(0.5 * whole_s * limits.SECOND_NS))
+    scenario = Scenario(
+        receivers=receivers, size=size, rate=rate, member=link(), start_when=receivers // 2,
+        exceptions=dict.fromkeys(range(receivers // 2, receivers), late), seed=3,
+    )  # fmt: skip
+    result = simulate(scenario)
+    assert result.verified == receivers
+    assert 1.4 < result.overhead < 1.7, "half a pass, a tenth of a second to be heard, and two symbols of 128"
+    early = result.data_s[: receivers // 2]
+    assert float(np.max(early)) < 1.3 * whole_s, "who was there from the beginning ends with the first pass"
+    assert result.data_last_s < 1.05 * result.ideal_s + 0.5
+
+
+def test_a_slow_receiver_is_left_behind_by_name_and_served_after_the_others() -> None:
+    class Sender(Watching):
+        pass
+
+    slow = Member(link=Way(delay_ns=DELAY_NS), disk=Disk(rate_bytes_per_s=10e6), pool_size=16 * limits.MIB)
+    fast = Member(link=Way(delay_ns=DELAY_NS), pool_size=16 * limits.MIB)
+    scenario = Scenario(
+        receivers=6, size=400 * limits.MIB, rate=None, rate_start=GIGABIT / 2, rate_ceiling=GIGABIT,
+        member=fast, exceptions={4: slow}, seed=5,
+    )  # fmt: skip
+    result = simulate(scenario, machines=Machines(sender=Sender))
+    assert result.verified == 6
+    left = [event for event in Sender.happened if event.kind is EventKind.LEFT_BEHIND]
+    assert len(left) == 1
+    assert left[0].peer is not None
+    assert left[0].peer.left_ns is not None
+    back = [event for event in Sender.happened if event.kind is EventKind.TAKEN_BACK]
+    assert [event.peer for event in back] == [left[0].peer]
+    others = np.delete(result.durable_s, 4)
+    alone_s = 400 * limits.MIB / 10e6
+    assert float(np.max(others)) < 0.5 * alone_s
+    assert result.durable_s[4] < 2 * alone_s
