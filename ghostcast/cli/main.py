@@ -65,6 +65,14 @@ class _Commands(TyperGroup):
             mount.callback()(_mounted)
         return typer.main.get_group(mount).commands[cmd_name]
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; typer would end an interrupted one with an empty line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("ghostcast: interrupted", file=sys.stderr)
+            sys.exit(ExitStatus.INTERRUPTED)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands without loading any of them."""
         with formatter.section("Commands"):

@@ -58,6 +58,18 @@ def test_the_list_of_commands_loads_none_of_them_and_every_command_can_be_loaded
         assert CliRunner().invoke(main.app, [name, "--help"]).exit_code == 0
 
 
+def test_an_interrupted_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ghostcast.cli.verify.verify", interrupted)
+    monkeypatch.setattr(sys, "argv", ["ghostcast", "verify"])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == ExitStatus.INTERRUPTED
+    assert capsys.readouterr().err == "ghostcast: interrupted\n"
+
+
 def test_the_version_is_said() -> None:
     result = CliRunner().invoke(main.app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"ghostcast {VERSION}\n")
