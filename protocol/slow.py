@@ -24,10 +24,8 @@ MEMORY_NS = 3 * limits.SECOND_NS
 the same limit again, well within this."""
 
 SHARE_MAX = 0.05
-"""More of the fleet than this is no few: the fleet is slow, and the rate is right (research §3.4)."""
-
-FLEET_MIN = 4
-"""In a smaller fleet each receiver is a large part of it: everybody is waited for."""
+"""More of the fleet than this is no few: the fleet is slow, and the rate is right (research §3.4). In a fleet
+below twenty, everybody is waited for."""
 
 GAIN_MIN = 1.25
 """By how much the rate must have risen for an experiment to have been worth it."""
@@ -96,7 +94,7 @@ class SlowReceivers:
                 del self._brakes[index]
             else:
                 brake.held_ns = max(0, brake.held_ns + (elapsed_ns if held_back else -elapsed_ns // 8))
-        few = int(receivers * SHARE_MAX) or int(receivers >= FLEET_MIN)
+        few = int(receivers * SHARE_MAX)
         ripe = any(brake.held_ns >= self._patience_ns for brake in self._brakes.values())
         if not held_back or not ripe or len(self._brakes) + left > few:
             return Verdict()
