@@ -148,6 +148,11 @@ EPOCH_SLICES = 64
 """Slices sent with one and the same surplus before it is judged: two windows, and a share of 5 % can be seen."""
 
 
+CORRECTION_STEP_MAX = 4
+CORRECTION_MAX = 16
+"""A full queue takes half of a slice; that is not what a surplus is for, and it is over before this falls again."""
+
+
 class Correction:
     """How far the surplus must be from what the model says, learnt from how many slices are asked for.
 
@@ -181,10 +186,10 @@ class Correction:
         share = self._asked / self._slices
         if share > 2 * NACK_PROBABILITY:
             # Where most slices fell short, by how much on average is how much is lacking.
-            self.symbols += max(1, self._lacking // self._slices)
+            self.symbols += min(max(1, self._lacking // self._slices), CORRECTION_STEP_MAX)
         elif share < NACK_PROBABILITY / 2 and surplus > 0:
             self.symbols -= 1
-        self.symbols = min(max(self.symbols, -limits.REPAIR_SYMBOLS_MAX), limits.REPAIR_SYMBOLS_MAX)
+        self.symbols = min(max(self.symbols, -limits.REPAIR_SYMBOLS_MAX), CORRECTION_MAX)
         self._slices = self._asked = self._lacking = 0
         self.epoch += 1
 

@@ -153,7 +153,7 @@ class SenderFeedback:
             return None
         self._nack_count += 1
         self._sample_round_trip(message.echo_us, message.hold_us, now)
-        self.bursts.observe(message.burst, now)
+        self._observe_burst(message.burst, message.loss_ppm / 1e6, now)
         if peer.slow:
             return False
         slices, counted = schedule.request(*deficits, message.sequence)
@@ -191,7 +191,7 @@ class SenderFeedback:
         """Take in how a live receiver fares; ``sequence`` is the number of the next data datagram."""
         before, peer.report = peer.report, message
         self._sample_round_trip(message.echo_us, message.hold_us, now)
-        self.bursts.observe(message.burst, now)
+        self._observe_burst(message.burst, message.loss_ppm / 1e6, now)
         loss = message.loss_ppm / 1e6
         heard = message.symbols_received + message.lost_network
         earlier = 0 if before is None else before.symbols_received + before.lost_network
@@ -212,6 +212,11 @@ class SenderFeedback:
                 ),
                 now,
             )
+
+    def _observe_burst(self, length: int, loss: float, now: int) -> None:
+        # What a full queue drops comes in runs, too, and a lower rate ends it.
+        if loss <= self.tolerated:
+            self.bursts.observe(length, now)
 
     def _note_loss(self, peer: Peer, loss: float, datagrams: int) -> None:
         before = peer.lasting_loss
