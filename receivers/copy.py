@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ghostcast.image.fit import Fit
 from ghostcast.image.readback import raw_bytes
+from protocol.errors import GhostcastError
 from protocol.manifest import Manifest
 from receivers.chunks import ChunkWriter
 
@@ -36,6 +37,9 @@ class Copy:
         """Chunks whose bytes on the target may be of use and were not looked at yet; None: not decided."""
         self.zeroed = False
         """Whether the ranges that read as zeros do so."""
+        self.failure: GhostcastError | None = None
+        """Why it can never be finished. The kernel tells once that it could not keep what was written: a second flush
+        succeeds, and so would a second session's."""
         self.finished = False
         """Whether everything is right, flushed, and read back if that was asked for."""
 

@@ -19,7 +19,7 @@ import numpy as np
 from ghostcast.image.fit import Fit
 from ghostcast.image.readback import TargetReader, checked_chunks, describe_ranges, raw_bytes
 from ghostcast.image.target import Target
-from protocol.errors import TargetError
+from protocol.errors import GhostcastError, TargetError
 from protocol.manifest import Manifest
 from protocol.match import mismatches
 from receivers.chunks import ChunkWriter, ObjectMemory, zero_chunks
@@ -117,11 +117,16 @@ class TargetWork:
         Args:
             session: its machine.
             submit: hands a job to the workers.
+
+        Raises:
+            GhostcastError: the last flush, or what comes after it, failed while nobody waited for it any more.
         """
         self._session, self._submit = session, submit
         self._all_written = self._finishing = False
         self._reuse = self.scan = None
         if self.copy is not None:
+            if self.copy.failure is not None:
+                raise self.copy.failure
             self._go_on(self.copy)
 
     def take_manifest(self, manifest: Manifest) -> None:
@@ -279,7 +284,7 @@ class TargetWork:
                 "cable or its controller is bad"
             )
         else:
-            self._submit(self._fit_job(copy))
+            self._submit(_noting_failure(copy, self._fit_job(copy)))
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -305,7 +310,7 @@ class TargetWork:
                     target.finish(copy.manifest.raw_size)
                 return Flushed() if read_back else fit()
 
-            self._submit(job)
+            self._submit(_noting_failure(copy, job))
 
     @staticmethod
     def _fit_job(copy: Copy) -> Job:
@@ -318,6 +323,19 @@ class TargetWork:
             return Fitted(notes)
 
         return job
+
+
+def _noting_failure(copy: Copy, job: Job) -> Job:
+    """Return a job whose failure is kept: by the time it fails, the session that would hear of it may be over."""
+
+    def noting() -> TargetResult:
+        try:
+            return job()
+        except GhostcastError as error:
+            copy.failure = error
+            raise
+
+    return noting
 
 
 def _no_session(job: Job) -> None:

@@ -1,6 +1,7 @@
-"""Goal: with ``--verify read`` a disk that does not keep what was written is found out before it counts as verified.
+"""Goal: a disk that does not keep what was written does not count as verified, whichever way it is found out.
 
-Method: a receiving engine of this process and the real sender; the target spoils a byte after its last flush.
+Method: a receiving engine of this process and the real sender; the target spoils a byte after its last flush. What
+outlives a session: the work alone, its jobs run by hand.
 """
 
 from __future__ import annotations
@@ -8,17 +9,25 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from ghostcast.image.reader import ImageFile
 from ghostcast.image.target import Target
 from ghostcast.net.interfaces import choose_interface
+from protocol import messages
+from protocol.discovery import Found
 from protocol.errors import TargetError
 from protocol.limits import MIB
-from protocol.receiver_events import Outcome
+from protocol.manifest import Manifest
+from protocol.receiver_events import AllWritten, Identity, Outcome, ReceiverState
+from protocol.receiver_session import ReceiverSession
 from receivers.engine import Observer, ReceiveEngine, ReceiveOptions
+from receivers.reuse import ReusePolicy
+from receivers.target_work import ChunkChecked, Flushed, Job, TargetWork
 from tests.images import CHUNK_SIZE, make_image
 from tests.unit.receivers.test_engine import GHOSTCAST, PATIENCE_S, free_port
 
@@ -71,6 +80,62 @@ def test_what_the_disk_kept_is_verified(tmp_path: Path) -> None:
     engine, state = received(tmp_path, -1, read_back=True)
     assert (engine.outcome, state) == (Outcome.VERIFIED, "verified")
     assert (tmp_path / "copy").read_bytes() == RAW
+
+
+class Unkept(Target):
+    """A target whose disk loses what was written, of which the kernel tells once."""
+
+    told = False
+
+    def finish(self, raw_size: int) -> None:
+        """Fail the first time."""
+        super().finish(raw_size)
+        if not self.told:
+            self.told = True
+            raise TargetError("flushing to disk failed: Input/output error")
+
+
+def joined(manifest: Manifest, incarnation: int) -> ReceiverSession:
+    """Return a session in which this receiver is welcome."""
+    announce = messages.Announce(
+        "unit", manifest.image_id, "image", bytes(32), 100, manifest.stream_size, manifest.raw_size, 1024, 128, 32, 1,
+        2, 3, 1, messages.SessionState.SENDING, 0, 1000,
+    )  # fmt: skip
+    identity = Identity(bytes(16), incarnation, "host", "copy", -1)
+    found = Found(incarnation, announce, "10.0.0.1")
+    session = ReceiverSession(found, identity, pool_size=16 * MIB, rng=random.Random(1), now=0)
+    session.receive_datagram(messages.encode(incarnation, messages.Welcome(bytes(16), incarnation, 0)), 0)
+    return session
+
+
+def test_a_flush_that_failed_after_its_session_is_not_tried_again(tmp_path: Path) -> None:
+    """The flush of a dying disk outlives the session; the sender is back, and a second flush would succeed."""
+    with ImageFile.open(make_image(tmp_path / "image", RAW)) as image:
+        manifest = image.manifest
+    (tmp_path / "copy").write_bytes(RAW)
+    jobs: list[Job] = []
+    with Unkept.open(tmp_path / "copy", raw_size=None) as target:
+        options = ReceiveOptions(choose_interface("127.0.0.1"), reuse=ReusePolicy.ALWAYS)
+        work = TargetWork(target, options, lambda text: None)
+        work.look()
+        session = joined(manifest, 1)
+        work.join(session, jobs.append)
+        work.take_manifest(manifest)
+        while session.state is not ReceiverState.FINISHING:
+            result = jobs.pop(0)()
+            assert not isinstance(result, ChunkChecked | Flushed)
+            work.take(result, 0)
+        while not work._finishing:
+            if jobs:
+                work.take(jobs.pop(0)(), 0)  # type: ignore[arg-type]
+            elif session.poll_event() == AllWritten():
+                work.all_written(0)
+        with pytest.raises(TargetError, match="flushing"):
+            jobs.pop()()
+        with pytest.raises(TargetError, match="flushing"):
+            work.join(joined(manifest, 2), jobs.append)
+        work.close()
+        assert not jobs
 
 
 def test_planted_without_reading_back_it_would_pass(tmp_path: Path) -> None:
