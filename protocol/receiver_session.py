@@ -355,6 +355,8 @@ class ReceiverSession:
             item.assembly.end_windows(message.sequence, all_sent=idle)
             item.whole_due = True
             item.sender_pass, item.sender_idle = message.pass_index, idle
+        # The manifest goes before the image: a late joiner whose NACK is lost need not wait for the end of a long pass.
+        manifest.sender_idle |= message.manifest_sent
         if self._report_ns is not None and self._report_ns > now + self._report_interval_ns:
             # At random, because the whole fleet hears the same STATUS.
             self._report_ns = now + self._rng.randrange(self._report_interval_ns + 1)
@@ -452,6 +454,10 @@ class ReceiverSession:
     def sender_replaced(self, now: int) -> None:
         """Another session serves the same image under the same name: if this one's sender is silent, it is gone."""
         if self.state is not ReceiverState.ENDED and now - self._heard_ns >= limits.SENDER_REPLACED_NS:
+            if self.state is ReceiverState.CONFIRMING:
+                # The new session would count this receiver, and might not begin for hours.
+                self._end(Outcome.VERIFIED, "the sender did not confirm it: it was started again")
+                return
             self.sender_lost = True
             self._end(Outcome.SENDER_GONE, "the sender was started again")
 
@@ -593,6 +599,10 @@ class ReceiverSession:
 
     # --- what the engine reports ----------------------------------------------------------------------------------
 
+    def data_unread(self, now: int) -> None:
+        """Nothing is fetched from the data group for now, because the target is slow: its silence says nothing."""
+        self._data_heard_ns = now
+
     def host_dropped(self, count: int) -> None:
         """The kernel dropped about so many datagrams because this process was too slow to fetch them."""
         self.counters.lost_host += count
@@ -707,6 +717,8 @@ class ReceiverSession:
 
     def flushed(self, now: int) -> None:
         """The target is complete and durable: say DONE until the sender knows."""
+        if self.state is ReceiverState.ENDED:
+            return  # it ended while this was on its way
         assert self.state is ReceiverState.FINISHING
         self.state = ReceiverState.CONFIRMING
         self._scan_ns = self._nack_ns = self._report_ns = self._watch_ns = self._urgent_ns = None

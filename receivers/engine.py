@@ -511,6 +511,8 @@ class _Ingest:
         while inbox:
             session.receive_datagram(inbox.popleft(), now)
         for result in self._workers.take():
+            if self._paused:
+                session.data_unread(now)  # a target that gets on, however slowly, is not deaf
             self._take_result(result, now)
         if now >= self._drops_due_ns:
             self._count_drops(now)

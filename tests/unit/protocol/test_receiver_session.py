@@ -276,6 +276,28 @@ def test_an_unanswered_whole_request_is_repeated_when_the_sender_is_idle() -> No
     assert desk.needs() == dict.fromkeys(range(CHUNKS), K)
 
 
+def test_an_unanswered_request_for_the_manifest_is_repeated_within_a_pass() -> None:
+    desk = Desk()
+    desk.sequence, desk.cursor, desk.manifest_sent = 500, 3, True
+    desk.welcome()
+    desk.status()
+    desk.pass_time(10 * MS)
+    assert len(desk.said(messages.Nack)) == 1
+    desk.status()
+    desk.pass_time(10 * MS)
+    assert desk.said(messages.Nack) == []  # the answer may be under way
+    desk.manifest_sent = False
+    desk.status()
+    desk.pass_time(100 * MS)
+    assert desk.said(messages.Nack) == []  # it is still to be sent
+    desk.manifest_sent = True
+    desk.status()
+    desk.pass_time(10 * MS)
+    (nack,) = desk.said(messages.Nack)
+    assert isinstance(nack, messages.Nack)
+    assert nack.object_id == MANIFEST
+
+
 def test_advice_keeps_silent_whom_it_covers() -> None:
     desk = ready_desk()
     desk.receivers = 1000
@@ -393,6 +415,41 @@ def test_announcements_alone_keep_a_receiver_only_while_the_session_waits() -> N
     assert desk.session.outcome is Outcome.DEAF
     assert "data group 0.0.0.1" in desk.session.outcome_text
     assert len(desk.said(messages.Fail)) == limits.FAIL_COPIES
+
+
+def test_a_slow_target_that_leaves_the_data_group_unread_is_not_deaf() -> None:
+    desk = Desk()
+    desk.welcome()
+    sending = msgspec.structs.replace(desk.session.found.announce, state=SessionState.SENDING)
+    for _second in range(2 * limits.DATA_SILENCE_NS // limits.SECOND_NS):
+        desk.pass_time(limits.SECOND_NS)
+        desk.tell(sending)
+        desk.session.data_unread(desk.now)
+    assert desk.session.outcome is None
+
+
+def test_a_sender_that_is_started_again_takes_nobody_back_who_said_done() -> None:
+    for confirming in (False, True):
+        desk = ready_desk()
+        if confirming:
+            desk.session.chunks_found(np.arange(CHUNKS))
+            desk.session.flushed(desk.now)
+        desk.pass_time(limits.SENDER_REPLACED_NS - MS)
+        desk.session.sender_replaced(desk.now)
+        assert desk.session.outcome is None
+        desk.pass_time(MS)
+        desk.session.sender_replaced(desk.now)
+        assert desk.session.outcome is (Outcome.VERIFIED if confirming else Outcome.SENDER_GONE)
+        assert desk.session.sender_lost is not confirming
+
+
+def test_a_flush_that_ends_after_the_session_says_nothing() -> None:
+    desk = ready_desk()
+    desk.session.chunks_found(np.arange(CHUNKS))
+    desk.tell(messages.End(EndReason.INTERRUPTED, ""))
+    desk.session.flushed(desk.now)
+    assert desk.session.outcome is Outcome.SENDER_GONE
+    assert desk.said(messages.Done) == []
 
 
 def test_a_refusal_for_me_ends_it_and_for_another_does_not() -> None:
