@@ -120,6 +120,7 @@ FEEDBACK_SCALE_MAX = 256  # times K * GRTT_MIN is 15 s: 100 000 receivers that a
 GRTT_START_NS = 10 * MILLISECOND_NS  # as GRTT_MIN_NS: the first samples raise it at once where that is too little
 GRTT_MIN_NS = 10 * MILLISECOND_NS  # scheduling jitter, not the wire, bounds it from below (research §1.4)
 GRTT_MAX_NS = 2 * SECOND_NS
+ECHO_BACKLOG_MAX_PERMILLE = 20  # of a socket buffer may wait where a round trip is measured: 10 ms at 1 Gbit/s
 AGGREGATION_MAX_NS = 20 * MILLISECOND_NS  # how long NACKs of several receivers are merged before the answer
 SCAN_INTERVAL_NS = 10 * MILLISECOND_NS  # how often a receiver looks for slices whose window has passed
 REORDER_GUARD = 64  # datagrams that may overtake one another before a gap counts as loss: one segmentation batch

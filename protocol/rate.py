@@ -37,6 +37,11 @@ USED_SHARE = 0.75
 CUT_MARGIN = 0.97
 """A cut goes a little below what was measured to get through, so that the queue drains."""
 
+FLOODED_LOSS = 0.3
+"""Lasting loss in the network that is a flood, not an excess: the rate goes to what gets through in one step, where
+else it is halved at most. Halving took a session that began at 6 Gbit/s on a port of 800 Mbit/s a second, and all that
+was lost meanwhile had to be sent again."""
+
 POOL_FILL_HIGH = 0.35
 """Share of a receiver's slice pool waiting for its own disk beyond which its drain rate limits the sender."""
 
@@ -199,7 +204,11 @@ class RateControl:
             full = [track.latest for track in fresh.values() if track.latest.pool_fill > POOL_FILL_HIGH]
             if full:
                 self._drained = min(sample.drain_rate for sample in full)
-            self.rate = max(self.floor, limit, self.rate / 2)
+            lowest = self.rate / 2
+            flood = self._lasting_loss(fresh)
+            if flood > FLOODED_LOSS:
+                lowest = min(lowest, CUT_MARGIN * self.rate * (1 - flood))
+            self.rate = max(self.floor, limit, lowest)
             self._last_limit = self.rate / CUT_MARGIN
             self._changed(now, 2 * interval_ns)
         elif (

@@ -789,7 +789,7 @@ class ReceiverSession:
                     receiver_index=self.receiver_index,
                     object_id=item.object_id,
                     sequence=max(0, closed),
-                    echo_us=self._echo_us,
+                    echo_us=self._echo(),
                     hold_us=self._hold_us(now),
                     loss_ppm=self._loss_ppm_now(),
                     items=items,
@@ -801,6 +801,14 @@ class ReceiverSession:
         """Return the network loss since the last report, or that report's where hardly anything came since."""
         recent = self._interval.loss_ppm(self.datagrams_expected, self.counters.received, self.counters.lost_host)
         return self._loss_ppm if recent is None else recent
+
+    def _echo(self) -> int:
+        """Return the send time to echo; 0 while much waits in the socket.
+
+        What waited there measures this host, not the way to it: a receiver that is a second behind made the group's
+        round trip a second, and every backoff six.
+        """
+        return self._echo_us if self.backlog * 1000 < limits.ECHO_BACKLOG_MAX_PERMILLE else 0
 
     def _hold_us(self, now: int) -> int:
         return min((now - self._echo_ns) // limits.MICROSECOND_NS, (1 << 32) - 1)
@@ -851,7 +859,7 @@ class ReceiverSession:
         self._send(
             messages.Report(
                 receiver_index=self.receiver_index,
-                echo_us=self._echo_us,
+                echo_us=self._echo(),
                 hold_us=self._hold_us(now),
                 symbols_received=self.counters.received,
                 lost_network=self.lost_network,

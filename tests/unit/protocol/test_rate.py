@@ -166,3 +166,14 @@ def test_without_reports_nothing_changes() -> None:
     for step in range(50):
         control.step(step * INTERVAL_NS, interval_ns=INTERVAL_NS, measured_rate=10 * MB)
     assert control.rate == 10 * MB
+
+
+def test_a_flood_is_answered_with_what_gets_through_in_one_step() -> None:
+    """A session that begins at 6 Gbit/s on a port of 800 Mbit/s loses six sevenths."""
+    control = RateControl(start=750e6, ceiling=1250e6)
+    for interval in range(1, 3):
+        control.observe(
+            0, Sample(loss=1 - 100 / 750, overrun=0.0, pool_fill=0.0, drain_rate=0.0), interval * 50_000_000
+        )
+        control.step(interval * 50_000_000, interval_ns=50_000_000, measured_rate=750e6)
+    assert control.rate == pytest.approx(97e6)

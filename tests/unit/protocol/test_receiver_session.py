@@ -509,6 +509,19 @@ def test_loss_in_the_network_and_in_the_host_are_told_apart() -> None:
     assert reports[0].overrun_ppm == 1_000_000 // 20
 
 
+def test_no_round_trip_is_measured_through_a_full_socket() -> None:
+    desk = ready_desk()
+    echoes = []
+    for backlog in (0.0, 0.5, 0.0):
+        desk.status()
+        desk.session.backlog = backlog
+        desk.said(messages.Report)
+        desk.session._echo_us = 77
+        desk.pass_time(200 * MS)
+        echoes += [report.echo_us for report in desk.said(messages.Report) if isinstance(report, messages.Report)][-1:]
+    assert echoes == [77, 0, 77]
+
+
 def test_a_long_identity_still_joins() -> None:
     desk = Desk()
     identity = Identity(bytes(16), 1, "語" * 64, "/mnt/" + "語" * 400 + "\udcff", -1)
