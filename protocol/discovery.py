@@ -128,8 +128,7 @@ class Successor:
             return
         if (
             isinstance(message, messages.Announce)
-            and (message.name, message.image_id, message.manifest_digest)
-            == (lost.name, lost.image_id, lost.manifest_digest)
+            and _image(message) == _image(lost)
             and _fits(message)
             and (
                 self.found is None or frame.session_id != self.found.session_id or address[0] == self.found.sender_host
@@ -140,6 +139,12 @@ class Successor:
     def poll_transmit(self) -> bytes:
         """Return a SOLICIT for it."""
         return messages.encode(0, messages.Solicit(self._lost.announce.name))
+
+
+def _image(announce: messages.Announce) -> tuple[object, ...]:
+    """Return what two sessions must share for a receiver to go on. Sizes follow from the digest, unless one lies."""
+    sizes = announce.manifest_size, announce.stream_size, announce.raw_size
+    return announce.name, announce.image_id, announce.manifest_digest, *sizes
 
 
 def _fits(announce: messages.Announce) -> bool:

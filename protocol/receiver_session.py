@@ -257,8 +257,11 @@ class ReceiverSession:
             case messages.Welcome():
                 self._welcome(message, now)
             case messages.Refuse():
-                if message.receiver_id == self.identity.receiver_id:
+                # It names no incarnation: who is welcome does not take what an earlier start was told for its own.
+                if message.receiver_id == self.identity.receiver_id and self.state is ReceiverState.JOINING:
                     self._end(Outcome.REFUSED, message.reason)
+                else:
+                    self.drops.stale += 1
             case messages.Status():
                 self._heard(frame.sent_us, now)
                 self._take_status(message, now)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from protocol import limits, messages
-from protocol.discovery import LISTEN_NS, SOLICIT_INTERVAL_NS, Discovery
+from protocol.discovery import LISTEN_NS, SOLICIT_INTERVAL_NS, Discovery, Found, Successor
 from tests.unit.protocol.test_messages import examples
 
 SENDER = ("10.0.0.1", 7767)
@@ -108,3 +108,36 @@ def test_a_stream_with_more_slices_than_are_allowed_is_malformed() -> None:
     search.receive_datagram(announce(symbol_size=64, source_symbols=1, stream_size=size), SENDER, 0)
     assert search.found == {}
     assert search.drops.malformed == 1
+
+
+def lost_session() -> Found:
+    message = examples()["announce"]
+    assert isinstance(message, messages.Announce)
+    return Found(1, message, "10.0.0.1")
+
+
+def test_a_sender_that_comes_back_is_known_by_what_it_serves() -> None:
+    successor = Successor(lost_session())
+    successor.receive_datagram(announce(1), SENDER)
+    assert successor.found is None  # the one that is not lost yet
+    for field, value in (
+        ("name", "other"), ("image_id", bytes(15) + b"x"), ("manifest_digest", bytes(31) + b"x"),
+        ("manifest_size", 1), ("stream_size", 1), ("raw_size", 1),
+    ):  # fmt: skip
+        successor.receive_datagram(announce(2, **{field: value}), SENDER)
+        assert successor.found is None, field
+    successor.receive_datagram(announce(2), ("10.0.0.2", 7767))
+    assert successor.found is not None
+    assert (successor.found.session_id, successor.found.sender_host) == (2, "10.0.0.2")
+    successor.receive_datagram(announce(2), SENDER)
+    assert successor.found.sender_host == "10.0.0.2"  # a repeat from elsewhere changes nothing
+    successor.receive_datagram(messages.encode(2, messages.End(messages.EndReason.COMPLETE, "")), SENDER)
+    assert successor.found is None
+
+
+def test_a_sender_that_was_only_stopped_comes_back_itself() -> None:
+    successor = Successor(lost_session())
+    successor.lost = True
+    successor.receive_datagram(announce(1), SENDER)
+    assert successor.found is not None
+    assert successor.found.session_id == 1

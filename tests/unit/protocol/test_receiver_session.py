@@ -461,6 +461,13 @@ def test_a_refusal_for_me_ends_it_and_for_another_does_not() -> None:
     assert desk.session.outcome_text == "too small"
 
 
+def test_who_is_welcome_does_not_heed_what_an_earlier_start_was_told() -> None:
+    desk = ready_desk()
+    desk.tell(messages.Refuse(bytes(range(16)), "too small"))
+    assert desk.session.outcome is None
+    assert desk.session.drops.stale == 1
+
+
 def test_foreign_headers_are_counted_and_get_no_row() -> None:
     desk = ready_desk()
     drops = desk.session.drops
