@@ -10,6 +10,7 @@ that looks free may hold a file. Most of partclone's checks for that are not eno
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import re
@@ -84,11 +85,39 @@ def find_usage(path: Path, content: str, size: int) -> Usage:
             f"the file system has {map_size} bytes, more than the {size} of its partition: it is cut short, and no "
             "copy of it will be whole"
         )
+    needed_size = map_size + _END_SIZE
     if content in _SHRINKABLE and len(free) and int(free[-1, 1]) == map_size:
-        needed_size = -(-int(free[-1, 0]) // _SHRINK_STEP) * _SHRINK_STEP
-    else:
-        needed_size = map_size + _END_SIZE
+        with contextlib.suppress(programs.ProgramMissing, programs.ProgramFailed, UsageUnknown):
+            smallest = max(int(free[-1, 0]), _ext_minimum(path))
+            needed_size = -(-smallest // _SHRINK_STEP) * _SHRINK_STEP
     return Usage(free, map_size, min(size, needed_size))
+
+
+def _ext_minimum(path: Path) -> int:
+    """Return the bytes below which its tool does not shrink a file system, wherever its blocks are.
+
+    Inodes go with the groups that are cut off: many small files need many groups, however few blocks they have.
+
+    Raises:
+        ProgramFailed, ProgramMissing, UsageUnknown: the tool does not say.
+    """
+    block_size = re.search(r"^Block size:\s*(\d+)$", programs.run("dumpe2fs", "-h", path), re.MULTILINE)
+    block_count = re.search(r"minimum size of the filesystem: (\d+)", programs.run("resize2fs", "-P", path))
+    if block_size is None or block_count is None:
+        raise UsageUnknown("resize2fs does not say how small it can be made")
+    return int(block_count[1]) * int(block_size[1])
+
+
+def check_unmounted(path: Path, content: str) -> None:
+    """Check that a file system was cleanly unmounted; only reads.
+
+    Raises:
+        UsageUnknown: it was not, or that cannot be told.
+    """
+    try:
+        _CHECKS[content][1](path)
+    except (programs.ProgramMissing, programs.ProgramFailed) as error:
+        raise UsageUnknown(str(error)) from error
 
 
 def _swap_usage(size: int) -> Usage:
@@ -198,8 +227,13 @@ def _check_exfat(path: Path) -> None:
         raise UsageUnknown(_DIRTY)
 
 
-def _check_nothing(path: Path) -> None:
-    """FAT has no journal, and partclone refuses it if its dirty bits are set."""
+def _check_fat(path: Path) -> None:
+    # partclone looks at the bits that Windows keeps in the table itself; Linux keeps one in the boot sector, behind the
+    # drive number, whose place depends on whether the old field for the table's size is zero, as FAT32's is.
+    with path.open("rb", buffering=0) as file:
+        boot = os.pread(file.fileno(), 512, 0)
+    if len(boot) != 512 or boot[37 if any(boot[22:24]) else 65] & 1:
+        raise UsageUnknown(_DIRTY)
 
 
 _CHECKS: dict[str, tuple[str, Callable[[Path], None]]] = {
@@ -210,7 +244,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "btrfs": ("partclone.btrfs", _check_btrfs),
     "f2fs": ("partclone.f2fs", _check_f2fs),
     "ntfs": ("partclone.ntfs", _check_ntfs),
-    "vfat": ("partclone.vfat", _check_nothing),
+    "vfat": ("partclone.vfat", _check_fat),
     "exfat": ("partclone.exfat", _check_exfat),
 }
 """What blkid calls it → who knows its used blocks, and who says whether it was cleanly unmounted."""

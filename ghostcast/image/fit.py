@@ -8,6 +8,7 @@ whole and flushed, and the kernel has been asked to look at its partitions again
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import tempfile
 from collections.abc import Generator
@@ -16,6 +17,7 @@ from pathlib import Path
 from ghostcast.disk import kernel, programs
 from ghostcast.disk.loop import LoopUnavailable, loop_device
 from ghostcast.disk.table import Table, read_table
+from ghostcast.disk.usage import UsageUnknown, check_unmounted
 from ghostcast.image.target import Target
 from protocol.disk import DOS, GPT, Disk, Volume
 from protocol.errors import TargetError
@@ -149,7 +151,8 @@ class Fit:
             if last.content in _EXT:
                 with self._part(start, length) as device:
                     programs.run("resize2fs", "-f", device)
-                    programs.run("e2fsck", "-f", "-y", device, good=(0, 1))
+                    # Preening stops at whatever could cost a file, where -y would say yes to losing it.
+                    programs.run("e2fsck", "-f", "-p", device, good=(0, 1))
             name = f"partition {last.number}" if last.number else "the file system"
             notes.append(f"{name} was made smaller: {length} bytes instead of {last.size}")
         return notes
@@ -206,6 +209,12 @@ class Fit:
         assert self._target.size is not None
         if last.content == "btrfs" and (_BTRFS_MOUNTED / last.uuid).exists():
             return [f"partition {last.number} was not grown: a btrfs of the same UUID is mounted on this machine"]
+        if last.content == "ntfs":
+            with self._part(*self._place(last)) as device:
+                try:
+                    check_unmounted(device, last.content)
+                except UsageUnknown as doubt:
+                    return [f"partition {last.number} was not grown: {doubt}"]
         if last.number:
             self._sfdisk(last.number, ",+")
         start, length = self._place(last)
@@ -236,16 +245,33 @@ def _grow_file_system(content: str, device: Path) -> None:
         programs.run("e2fsck", "-f", "-p", device, good=(0, 1))
         programs.run("resize2fs", device)
     elif content == "ntfs":
-        programs.run("ntfsresize", "--force", "--force", device, stdin="y\n")
+        # Not --force, which would go on where Windows has to check or is hibernated.
+        programs.run("ntfsresize", device, stdin="y\n")
     elif content == "f2fs":
         programs.run("resize.f2fs", device)
     else:
-        with tempfile.TemporaryDirectory(prefix="ghostcast-grow-") as folder:
-            programs.run("mount", "-t", content, "-o", "nouuid" if content == "xfs" else "defaults", device, folder)
-            try:
-                if content == "xfs":
-                    programs.run("xfs_growfs", folder)
-                else:
-                    programs.run("btrfs", "filesystem", "resize", "max", folder)
-            finally:
-                programs.run("umount", folder)
+        _grow_mounted(content, device)
+
+
+def _grow_mounted(content: str, device: Path) -> None:
+    """Grow a file system that only its driver grows.
+
+    What is mounted is somebody's disk. So the mount point is removed by rmdir alone, which refuses one that is still
+    mounted: to clean up like a temporary directory would delete every file of the disk where unmounting failed, or
+    where an interrupt came between mounting and unmounting.
+    """
+    folder = tempfile.mkdtemp(prefix="ghostcast-grow-")
+    try:
+        programs.run("mount", "-t", content, "-o", "nouuid" if content == "xfs" else "defaults", device, folder)
+        if content == "xfs":
+            programs.run("xfs_growfs", folder)
+        else:
+            programs.run("btrfs", "filesystem", "resize", "max", folder)
+        programs.run("umount", folder)
+    except BaseException:
+        with contextlib.suppress(programs.ProgramMissing, programs.ProgramFailed):
+            programs.run("umount", folder)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)

@@ -246,6 +246,24 @@ def test_a_file_system_without_a_table(tmp_path: pathlib.Path, loop_device: volu
             assert file_system_size("ext4", part) > size - MIB
 
 
+def test_the_smallest_disk_has_room_for_every_inode(tmp_path: pathlib.Path, loop_device: volumes.Attach) -> None:
+    """Inodes go with the groups that are cut off: files without a block need room too."""
+    disk, tree = tmp_path / "disk", tmp_path / "tree"
+    for number in range(3000):
+        file = tree / f"d{number % 10}" / str(number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    run("mkfs.ext4", "-q", "-b", "1024", "-N", "4000", "-d", tree, disk, "100M")
+    manifest = volumes.capture(disk, tmp_path / "image")
+    size = manifest.target_size_min
+    assert manifest.disk is not None
+    assert manifest.disk.volumes[0].used_size < 12 * MIB < size < 100 * MIB
+    device = noisy(loop_device("target", size), size)
+    assert len(volumes.restore(tmp_path / "image", device)) == 1
+    volumes.check("ext4", (device, 0, size))
+    assert len(volumes.files_of("ext4", (device, 0, size))) == 3000
+
+
 @pytest.fixture
 def disk_4096(tmp_path: pathlib.Path) -> tuple[pathlib.Path, dict[str, bytes]]:
     """A disk image with a GPT that counts in sectors of 4096 bytes."""

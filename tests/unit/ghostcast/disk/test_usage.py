@@ -14,7 +14,9 @@ from ghostcast.disk import programs, usage
 from ghostcast.disk.usage import UsageUnknown, find_usage
 
 MIB = 1 << 20
-CLEAN = "Filesystem features:      has_journal extent\nFilesystem state:         clean\n"
+CLEAN = (
+    "Filesystem features:      has_journal extent\nFilesystem state:         clean\nBlock size:               1024\n"
+)
 MAP = "# comment\n0x00000000  0x00100000  +\n0x00100000  0x00200000  ?\n0x00300000  0x00001000  +\n"
 TAIL = "0x00301000  0x00CFF000  ?\n"
 
@@ -22,7 +24,11 @@ TAIL = "0x00301000  0x00CFF000  ?\n"
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | Exception]:
     """What each program says; partclone writes its map."""
-    said: dict[str, str | Exception] = {"dumpe2fs": CLEAN, "partclone.ext4": MAP + TAIL}
+    said: dict[str, str | Exception] = {
+        "dumpe2fs": CLEAN,
+        "resize2fs": "Estimated minimum size of the filesystem: 900\n",
+        "partclone.ext4": MAP + TAIL,
+    }
 
     def run(name: str, *arguments: str | Path, **_options: object) -> str:
         answer = said[name]
@@ -42,6 +48,24 @@ def test_a_map_is_read(answers: dict[str, str | Exception]) -> None:
     assert found.free.tolist() == [[MIB, 3 * MIB], [0x301000, 16 * MIB]]
     assert found.size == 16 * MIB
     assert found.needed_size == 0x310000  # up to the last used block, which resize2fs can cut behind
+
+
+@pytest.mark.parametrize(
+    ("said", "needed"),
+    [
+        ("Estimated minimum size of the filesystem: 9000\n", 9024 * 1024),  # so many inodes, say
+        (programs.ProgramFailed("resize2fs", 1, "it is tired"), 16 * MIB),
+        (programs.ProgramMissing("resize2fs"), 16 * MIB),
+        ("nothing\n", 16 * MIB),
+    ],
+)
+def test_no_copy_is_smaller_than_its_tool_makes_it(
+    answers: dict[str, str | Exception], said: str | Exception, needed: int
+) -> None:
+    answers["resize2fs"] = said
+    found = find_usage(Path("volume"), "ext4", 16 * MIB)
+    assert found.needed_size == needed
+    assert len(found.free) == 2
 
 
 def test_a_file_system_that_cannot_shrink_needs_its_size(answers: dict[str, str | Exception]) -> None:
@@ -127,3 +151,21 @@ def test_a_swap_area_is_its_header(answers: dict[str, str | Exception]) -> None:
 )
 def test_used_ranges_are_taken_out(used: list[tuple[int, int]], left: list[list[int]]) -> None:
     assert usage._without(np.array([[10, 20], [30, 40]], np.int64), used).tolist() == left
+
+
+@pytest.mark.parametrize(("fat32", "place"), [(True, 65), (False, 37)])
+@pytest.mark.parametrize("dirty", [False, True])
+def test_fat_tells_whether_linux_unmounted_it(
+    tmp_path: Path, answers: dict[str, str | Exception], fat32: bool, place: int, dirty: bool
+) -> None:
+    boot = bytearray(512)
+    boot[22] = 0 if fat32 else 9
+    boot[place] = dirty
+    boot[37 if fat32 else 65] = 1  # means something else there
+    (tmp_path / "volume").write_bytes(boot)
+    answers["partclone.vfat"] = MAP + TAIL
+    if dirty:
+        with pytest.raises(UsageUnknown, match="not cleanly unmounted"):
+            find_usage(tmp_path / "volume", "vfat", 16 * MIB)
+    else:
+        assert len(find_usage(tmp_path / "volume", "vfat", 16 * MIB).free) == 2

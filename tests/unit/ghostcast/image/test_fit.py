@@ -5,13 +5,17 @@ Method: targets that are only numbers; what the tools do to real disks is the la
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from ghostcast.disk import kernel, programs
+from ghostcast.image import fit as fit_module
 from ghostcast.image.fit import Fit
 from ghostcast.image.target import Target
 from protocol.disk import DOS, GPT, Disk, Volume
@@ -95,3 +99,50 @@ def test_a_larger_disk_without_sgdisk_says_what_is_left_to_do(monkeypatch: pytes
     notes = fit(Numbers(RAW_SIZE + 512), manifest(DISK)).apply()
     assert len(notes) == 1
     assert "sgdisk -e /dev/sdz" in notes[0]
+
+
+@pytest.mark.parametrize("failing", ["xfs_growfs", "umount", "mount"])
+def test_a_disk_that_stays_mounted_keeps_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """A mount point that cannot be left, or is left by an interrupt, is never cleaned up by deleting what is in it."""
+    folders: list[Path] = []
+
+    def run(name: str, *arguments: str | Path, **_options: object) -> str:
+        if name == "mount":
+            folders.append(Path(arguments[-1]))
+            Path(arguments[-1], "precious").write_text("a file of the restored disk")
+        if name == failing:
+            raise KeyboardInterrupt if name == "mount" else programs.ProgramFailed(name, 32, "target is busy")
+        return ""
+
+    monkeypatch.setattr(programs, "run", run)
+    monkeypatch.setattr(fit_module.tempfile, "tempdir", str(tmp_path))
+    with pytest.raises((programs.ProgramFailed, KeyboardInterrupt)):
+        fit_module._grow_file_system("xfs", Path("/dev/loop9"))
+    assert (folders[0] / "precious").exists()
+
+
+def test_a_windows_that_is_not_shut_down_is_not_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def run(name: str, *_arguments: str | Path, **_options: object) -> str:
+        ran.append(name)
+        return {"ntfsinfo": "Volume Flags: 0x0000", "ntfscat": "hibr and what was in memory"}.get(name, "")
+
+    @contextlib.contextmanager
+    def part(_self: Fit, _start: int, _length: int) -> Iterator[Path]:
+        yield Path("/dev/loop9")
+
+    monkeypatch.setattr(programs, "run", run)
+    monkeypatch.setattr(programs, "find", lambda name: f"/usr/sbin/{name}")
+    monkeypatch.setattr(kernel, "reread_table", lambda _descriptor: True)
+    monkeypatch.setattr(Fit, "_part", part)
+    monkeypatch.setattr(Fit, "_place", lambda _self, volume: (volume.start, volume.size))
+    windows = Disk(
+        table=DOS, sector_size=512, smallest_size=RAW_SIZE, volumes=[msgspec.structs.replace(LAST, content="ntfs")]
+    )
+    notes = fit(Numbers(RAW_SIZE + 512), manifest(windows), grow=True).apply()
+    assert len(notes) == 1
+    assert "partition 2 was not grown: Windows is hibernated" in notes[0]
+    assert ran == ["ntfsinfo", "ntfscat"]
