@@ -104,6 +104,11 @@ class Manifest:
         return self.raw_size if self.disk is None else self.disk.smallest_size
 
     @property
+    def second_table_size(self) -> int:
+        """Bytes at the disk's end that its second partition table takes, written anew where the target ends."""
+        return 0 if self.disk is None else self.disk.table_reserve
+
+    @property
     def chunk_count(self) -> int:
         """How many chunks the image has."""
         return len(self.stored_sizes)

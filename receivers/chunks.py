@@ -106,7 +106,7 @@ class ChunkWriter:
     def __init__(self, target: Target, manifest: Manifest, stages: Stages = OFF) -> None:
         """Make the target ready for this image; the first thing that touches it."""
         self._stages = stages
-        target.begin(manifest.raw_size)
+        target.begin(manifest.raw_size, manifest.second_table_size)
         self._target = target
         self._manifest = manifest
         self._local = threading.local()

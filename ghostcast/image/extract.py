@@ -73,7 +73,7 @@ def extract_image(
         fit = Fit(target, manifest, grow=grow)
         target.require(manifest.target_size_min, _data_size(manifest))
         fit.check()
-        target.begin(manifest.raw_size)
+        target.begin(manifest.raw_size, manifest.second_table_size)
         restore = _Restore(image, target, unused, progress, worker_count)
         try:
             if target.is_block_device and manifest.chunk_count and not manifest.flags[0] & FLAG_UNUSED:

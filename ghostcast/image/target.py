@@ -76,7 +76,8 @@ class Target:
         self._direct_descriptor: int | None = None
         self._touched = False
         self._written_end = 0
-        self._cut = False
+        self._lost = (0, 0)
+        """Range of the image that a target which is too small for all of it does not keep."""
         self._closed = False
         self._lock = threading.Lock()
 
@@ -267,7 +268,7 @@ class Target:
                 f"{data_size} ({data_size - available_size} more)"
             )
 
-    def begin(self, raw_size: int) -> None:
+    def begin(self, raw_size: int, second_table_size: int = 0) -> None:
         """Make room for an image of ``raw_size`` bytes, once, before anything is written.
 
         A device that is smaller than that keeps what it has room for: ``require`` has told that the rest may go.
@@ -277,12 +278,17 @@ class Target:
         allows: they cost a tenth of the processor time, and leave nothing to flush (measured: 1 GB in 0.4 s and 0.1 s
         of processor time, against 0.6 s and 0.3 to 2 s through the cache).
 
+        Args:
+            raw_size: bytes of the image's disk.
+            second_table_size: bytes at its end that are written anew at the end of a smaller target.
+
         Raises:
             TargetError: the kernel refused.
         """
         descriptor = self.fileno()
         self._touched = True
-        self._cut = self.size is not None and self.size < raw_size
+        if self.size is not None and self.size < raw_size:
+            self._lost = (self.size - second_table_size, raw_size - second_table_size)
         if self.size is None and os.fstat(descriptor).st_size < raw_size:
             try:
                 os.ftruncate(descriptor, raw_size)
@@ -310,8 +316,8 @@ class Target:
         descriptor = self.fileno()
         self._touched = True
         view = memoryview(data).cast("B")
-        if self._cut:
-            assert self.size is not None
+        if self.size is not None and any(self._lost):
+            self._refuse_loss(offset, view, chunk_index)
             view = view[: max(0, self.size - offset)]
         with self._lock:
             self._written_end = max(self._written_end, offset + len(view))
@@ -332,6 +338,16 @@ class Target:
                 raise TargetError(f"{self.path}: writing at byte {offset} failed: nothing was written")
             view = view[count:]
             offset += count
+
+    def _refuse_loss(self, offset: int, data: memoryview, chunk_index: int | None) -> None:
+        """Refuse to drop anything but zeros: the manifest's word for it ends at whole chunks."""
+        start, end = (min(max(bound - offset, 0), len(data)) for bound in self._lost)
+        if start < end and np.frombuffer(data[start:end], np.uint8).any():
+            chunk = "" if chunk_index is None else f" (chunk {chunk_index})"
+            raise TargetError(
+                f"{self.path}: is too small: it has {self.size} bytes, and the image has data behind them{chunk}, "
+                "although it says that nothing is there: its description of the disk is wrong; use a larger disk"
+            )
 
     def zero(self, offset: int, length: int) -> None:
         """Make a range read as zeros whatever was there, as cheaply as the target can.

@@ -400,6 +400,23 @@ def test_a_device_that_ends_too_early_says_where(device: Path) -> None:
         target.write(SIZE - 4096, bytes(8192), 7)
 
 
+def test_only_zeros_are_dropped_behind_a_small_device(device: Path) -> None:
+    """And the second partition table, which is made anew. The manifest is believed for whole chunks only."""
+    table = 8192
+    with Target.open(device, raw_size=None) as target:
+        target.begin(SIZE + 65_536, table)
+        data = bytearray(65_536 + table)
+        data[-table:] = b"T" * table
+        target.write(SIZE - table, data, 7)  # ends with the image
+        target.write(SIZE + 4096, bytes(4096), 8)
+        for lost in (0, table - 1, table, 65_535):
+            data[lost] = 1
+            with pytest.raises(TargetError, match=rf"has {SIZE} bytes, and the image has data behind them \(chunk 7\)"):
+                target.write(SIZE - table, data, 7)
+            data[lost] = 0
+        target.write(SIZE - table - 4096, b"k" * 4096, 6)  # what is kept
+
+
 @needs_root
 def test_a_full_file_system_says_where(tmp_path: Path) -> None:
     with (
