@@ -90,9 +90,12 @@ class _Look:
         whole = self._probe(0, 0)
         if not table.entries and whole.get("USAGE") == "filesystem":
             table = Table()
-        elif whole.get("TYPE") and table.entries:
+        elif table.entries and (whole.get("TYPE") or whole.get("AMBIGUOUS")):
+            marks = (
+                f"a {whole['TYPE']} file system" if whole.get("TYPE") else "one with the marks of several file systems"
+            )
             return self.raw(
-                f"it is both a disk of {len(table.entries)} partitions and a {whole['TYPE']} file system: "
+                f"it is both a disk of {len(table.entries)} partitions and {marks}: "
                 "everything on it is stored, used or not"
             )
         elif table.problem:
@@ -224,7 +227,7 @@ def block_device_in_use(path: Path, whole: Callable[[int], str | None]) -> InUse
     device = os.stat(path).st_rdev
     folder = SYS / "dev" / "block" / f"{os.major(device)}:{os.minor(device)}"
 
-    def in_use(start: int, size: int) -> str | None:
+    def in_use(start: int, _size: int) -> str | None:
         for partition in sorted(folder.glob("*/partition")):
             try:
                 if int((partition.parent / "start").read_text()) * 512 == start:
@@ -232,6 +235,8 @@ def block_device_in_use(path: Path, whole: Callable[[int], str | None]) -> InUse
                     return whole(os.makedev(int(major), int(minor)))
             except (OSError, ValueError):
                 continue
-        return whole(device) if whole(device) and not start else None
+        # A partition that the kernel does not know may be mapped by somebody else (kpartx, multipath): whoever uses
+        # anything of the disk may be using it.
+        return whole(device)
 
     return in_use

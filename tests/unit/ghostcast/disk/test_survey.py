@@ -90,5 +90,24 @@ def test_each_partition_is_asked_for_by_itself(tmp_path: Path, monkeypatch: pyte
     in_use = survey.block_device_in_use(disk, users.get)
     assert in_use(2048 * 512, 99) is None
     assert in_use(4096 * 512, 99) == "/dev/sda2 is mounted on /"
-    assert in_use(9999 * 512, 99) is None
+    # What the kernel does not know as a partition may be mapped, and mounted, by way of something else.
+    assert in_use(9999 * 512, 99) == "/dev/sda2 is mounted on /"
     assert in_use(0, 99) == "/dev/sda2 is mounted on /"
+
+
+def test_a_disk_with_marks_of_several_file_systems_is_stored_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if there is a partition table as well: nobody knows which of them is the truth."""
+
+    def run(name: str, *_arguments: str | Path, **_options: object) -> str:
+        if name == "partx":
+            return 'NR="1" START="2048" SECTORS="2048" NAME="" UUID="" TYPE="0x83" SCHEME="dos"\n'
+        raise programs.ProgramFailed(name, 8, "ambivalent result")
+
+    monkeypatch.setattr(programs, "run", run)
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(4 * MIB))
+    found = survey.survey(disk, 4 * MIB, 512, lambda _start, _size: None)
+    assert found.disk == Disk(sector_size=512, smallest_size=4 * MIB)
+    assert "one with the marks of several file systems" in found.warnings[0]
