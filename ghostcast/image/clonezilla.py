@@ -219,6 +219,11 @@ def _restore_partition(
         pipeline.check()
     if not offset:
         raise ImageError(f"{subject}: nothing is in it")
+    if partition.raw and offset != partition.size:  # partclone counts for itself
+        raise ImageError(
+            f"{subject}: holds {offset} bytes where {partition.name} has {partition.size} in the table: the last piece "
+            "is missing or cut short"
+        )
 
 
 def _restore_swap(directory: Path, partition: _Partition, scratch: Scratch) -> None:

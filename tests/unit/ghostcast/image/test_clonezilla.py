@@ -213,3 +213,14 @@ def test_what_is_not_understood_is_said(saved: Path, tmp_path: Path, change: obj
     change(saved)
     with pytest.raises(GhostcastError, match=complaint):
         make_image(saved, tmp_path / "image")
+
+
+def test_a_raw_partition_without_its_last_piece_is_an_error(saved: Path, tmp_path: Path) -> None:
+    """Nothing that expands or restores it would notice: what is left is a good file, only shorter."""
+    (saved / "sda2.dd-img.zst").unlink()
+    (saved / "sda2.dd-img.aa").write_bytes(bytes(RAW_SIZE - 512))
+    (saved / "parts").write_text("sda2\n")
+    with pytest.raises(ImageError, match="the last piece is missing or cut short"):
+        make_image(saved, tmp_path / "image")
+    (saved / "sda2.dd-img.ab").write_bytes(bytes(512))
+    make_image(saved, tmp_path / "image")
