@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import mmap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import blake3
 import numpy as np
@@ -28,7 +28,8 @@ from protocol.partition import Partition
 from protocol.reed_solomon import Codec, SymbolRows
 
 ZERO_RANGE_SIZE_MAX = 1 << 30
-"""Bytes zeroed by one call: bounds how long a worker is busy with one."""
+"""Bytes zeroed by one call: bounds how long a worker is busy with one, and so, how long a receiver that was interrupted
+goes on."""
 
 
 class Pool:
@@ -136,24 +137,27 @@ class ChunkWriter:
             self._target.write(raw_start, raw, chunk)
         return True
 
-    def zero(self, chunks: npt.NDArray[np.int64]) -> None:
-        """Make the raw ranges of these chunks (ascending) read as zeros, neighbours together."""
-        self._each_range(chunks, self._target.zero)
+    def clearing(self, zeros: npt.NDArray[np.int64], unused: Unused) -> Iterator[Callable[[], None]]:
+        """Return the steps that clear what does not come over the network, always the same ones in the same order.
 
-    def treat_unused(self, choice: Unused) -> None:
-        """Do with the ranges that no file system uses as was chosen."""
-        if choice is not Unused.KEEP:
-            chunks = np.flatnonzero(self._manifest.flags & FLAG_UNUSED)
-            self._each_range(chunks, functools.partial(treat_unused, self._target, choice))
+        Args:
+            zeros: chunks (ascending) whose raw ranges are to read as zeros, neighbours together.
+            unused: what becomes of the ranges that no file system uses.
+        """
+        for offset, size in self._ranges(zeros):
+            yield functools.partial(self._target.zero, offset, size)
+        if unused is not Unused.KEEP:
+            for offset, size in self._ranges(np.flatnonzero(self._manifest.flags & FLAG_UNUSED)):
+                yield functools.partial(treat_unused, self._target, unused, offset, size)
 
-    def _each_range(self, chunks: npt.NDArray[np.int64], write: Callable[[int, int], None]) -> None:
-        """Call ``write`` with offset and size of the raw ranges of these chunks (ascending), neighbours together."""
+    def _ranges(self, chunks: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+        """Return offset and size of the raw ranges of these chunks (ascending), neighbours together."""
         if not len(chunks):
             return
         for run in np.split(chunks, np.flatnonzero(np.diff(chunks) != 1) + 1):
             start, stop = self._manifest.raw_range(int(run[0]))[0], self._manifest.raw_range(int(run[-1]))[1]
             for offset in range(start, stop, ZERO_RANGE_SIZE_MAX):
-                write(offset, min(ZERO_RANGE_SIZE_MAX, stop - offset))
+                yield offset, min(ZERO_RANGE_SIZE_MAX, stop - offset)
 
     def _worker(self) -> _Worker:
         worker: _Worker | None = getattr(self._local, "worker", None)

@@ -35,6 +35,8 @@ class Copy:
         """Chunks that are on the target, byte for byte: written here, or found there."""
         self.unchecked: Int64Array | None = None
         """Chunks whose bytes on the target may be of use and were not looked at yet; None: not decided."""
+        self.cleared_count = 0
+        """Steps of ``ChunkWriter.clearing`` that are done."""
         self.zeroed = False
         """Whether the ranges that read as zeros do so."""
         self.failure: GhostcastError | None = None

@@ -11,6 +11,7 @@ asked for, everything was read back and was equal.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from ghostcast.image.target import Target
 from protocol.errors import GhostcastError, TargetError
 from protocol.manifest import Manifest
 from protocol.match import mismatches
+from protocol.receiver_events import ReceiverState
 from receivers.chunks import ChunkWriter, ObjectMemory, zero_chunks
 from receivers.copy import Copy
 from receivers.machine import read_machine
@@ -171,8 +173,11 @@ class TargetWork:
             zeros, unused = zero_chunks(copy.manifest), self._options.unused
 
             def job() -> TargetResult:
-                writer.zero(zeros)
-                writer.treat_unused(unused)
+                for step in itertools.islice(writer.clearing(zeros, unused), copy.cleared_count, None):
+                    if session.state is ReceiverState.ENDED:
+                        return Zeroed()  # to nobody: a disk that is told to zero itself may take hours for the rest
+                    step()
+                    copy.cleared_count += 1
                 copy.zeroed = True
                 return Zeroed()
 

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import blake3
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from ghostcast.fec.kernel import load_kernel
 from ghostcast.image.reader import ImageFile
 from ghostcast.image.target import Target
+from ghostcast.image.unused import Unused
 from protocol import limits
 from protocol.assembly import Assembly
 from protocol.errors import ImageError
@@ -187,6 +189,11 @@ class RecordingTarget(Target):
         super().zero(offset, length)
 
 
+def clear(writer: ChunkWriter, zeros: npt.NDArray[np.int64]) -> None:
+    for step in writer.clearing(zeros, Unused.KEEP):
+        step()
+
+
 def test_neighbouring_zero_chunks_are_zeroed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = empty_manifest(10 * CHUNK_SIZE - 100)
     (tmp_path / "target").write_bytes(b"\xdd" * 10 * CHUNK_SIZE)
@@ -194,13 +201,13 @@ def test_neighbouring_zero_chunks_are_zeroed_together(tmp_path: Path, monkeypatc
     assert isinstance(target, RecordingTarget)
     target.zeroed = []
     writer = ChunkWriter(target, manifest)
-    writer.zero(np.array([], np.int64))
-    writer.zero(np.array([0, 2, 3, 4, 8, 9]))
+    clear(writer, np.array([], np.int64))
+    clear(writer, np.array([0, 2, 3, 4, 8, 9]))
     size = CHUNK_SIZE
     assert target.zeroed == [(0, size), (2 * size, 3 * size), (8 * size, 2 * size - 100)]
     target.zeroed.clear()
     monkeypatch.setattr(chunks, "ZERO_RANGE_SIZE_MAX", 2 * size)
-    writer.zero(np.arange(5))
+    clear(writer, np.arange(5))
     assert target.zeroed == [(0, 2 * size), (2 * size, 2 * size), (4 * size, size)]
     target.close()
     content = (tmp_path / "target").read_bytes()

@@ -138,6 +138,43 @@ def test_a_flush_that_failed_after_its_session_is_not_tried_again(tmp_path: Path
         assert not jobs
 
 
+class Slow(Target):
+    """A target that takes its time to zero, so that its session ends meanwhile."""
+
+    session: ReceiverSession
+    zeroed: list[int]
+
+    def zero(self, offset: int, length: int) -> None:
+        """Zero, and end the session."""
+        super().zero(offset, length)
+        self.zeroed.append(offset)
+        self.session.fail("stopped")
+
+
+def test_zeroing_ends_with_its_session_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    raw = (os.urandom(CHUNK_SIZE) + bytes(CHUNK_SIZE)) * 3
+    with ImageFile.open(make_image(tmp_path / "image", raw)) as image:
+        manifest = image.manifest
+    (tmp_path / "copy").write_bytes(b"x" * len(raw))
+    jobs: list[Job] = []
+    with Slow.open(tmp_path / "copy", raw_size=None) as target:
+        assert isinstance(target, Slow)
+        target.zeroed = []
+        options = ReceiveOptions(choose_interface("127.0.0.1"), reuse=ReusePolicy.NEVER)
+        work = TargetWork(target, options, lambda text: None)
+        for number in range(3):
+            target.session = joined(manifest, 1 + number)
+            work.join(target.session, jobs.append)
+            if not number:
+                work.take_manifest(manifest)
+            assert len(jobs) == 1
+            jobs.pop()()
+            assert work.copy is not None
+            assert work.copy.zeroed is (number == 2)
+    assert target.zeroed == [CHUNK_SIZE, 3 * CHUNK_SIZE, 5 * CHUNK_SIZE]
+    assert (tmp_path / "copy").read_bytes() == (b"x" * CHUNK_SIZE + bytes(CHUNK_SIZE)) * 3
+
+
 def test_planted_without_reading_back_it_would_pass(tmp_path: Path) -> None:
     engine, state = received(tmp_path, 5, read_back=False)
     assert (engine.outcome, state) == (Outcome.VERIFIED, "verified")
