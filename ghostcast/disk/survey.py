@@ -222,7 +222,7 @@ def block_device_in_use(path: Path, whole: Callable[[int], str | None]) -> InUse
 
     Args:
         path: the disk.
-        whole: ``ghostcast.image.in_use.device_use``.
+        whole: ``ghostcast.image.in_use.source_use``.
     """
     device = os.stat(path).st_rdev
     folder = SYS / "dev" / "block" / f"{os.major(device)}:{os.minor(device)}"

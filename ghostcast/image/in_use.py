@@ -7,6 +7,7 @@ a block device is the exclusive open in ``target``, which the kernel itself answ
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -36,6 +37,25 @@ def device_use(device: int) -> str | None:
     for loop, status in _loops():
         if stat.S_ISBLK(status.st_mode) and status.st_rdev in names:
             return f"{names[status.st_rdev]} is attached as {loop}: run losetup -d {loop} first"
+    return None
+
+
+def source_use(device: int) -> str | None:
+    """Say who uses a block device that is to be read; None if nobody does.
+
+    More than ``device_use``: the kernel is asked too, for mounts that only another namespace sees, a container's or a
+    service's. A target's own exclusive open asks it the same.
+    """
+    if use := device_use(device):
+        return use
+    name = _relatives(device)[device]
+    try:
+        if os.stat(name).st_rdev == device:
+            # Meant for devices only (open(2)): refused if anybody holds the device, its disk, or a partition of it.
+            os.close(os.open(name, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return f"{name} is in use by something that cannot be seen from here, such as a container: stop that first"
     return None
 
 

@@ -156,7 +156,7 @@ class RawSource:
     def _find_use(self, descriptor: int) -> str | None:
         status = os.fstat(descriptor)
         if self.kind == "block device":
-            return in_use.device_use(status.st_rdev)
+            return in_use.source_use(status.st_rdev)
         return in_use.file_mount(status) if self.kind == "file" else None
 
     def look(self, step: Callable[[str], None] | None = None) -> list[str]:
@@ -172,7 +172,7 @@ class RawSource:
             return []
         users: InUse = lambda _start, _size: self.use  # noqa: E731
         if self.kind == "block device":
-            users = block_device_in_use(self.path, in_use.device_use)
+            users = block_device_in_use(self.path, in_use.source_use)
         found = survey(self.path, self.size, self.sector_size, users, step, self.shown_path)
         self.take_survey(found)
         return found.warnings

@@ -6,6 +6,7 @@ loop devices and mounts of the real kernel are tested with the target.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -143,3 +144,22 @@ def test_names_with_a_slash_are_shown_as_they_are_in_dev(machine: Path) -> None:
     (folder / "dev").write_text("104:0\n")
     (machine / "sys" / "dev" / "block" / "104:0").symlink_to(folder)
     assert str(in_use.device_use(os.makedev(104, 0))).startswith("/dev/cciss/c0d0 is in use by /dev/md0")
+
+
+def test_the_kernel_is_asked_about_a_source(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows mounts of other namespaces too; where it cannot be asked, the rest has to do."""
+    asked: list[tuple[str, int]] = []
+
+    def busy(path: str, flags: int) -> int:
+        asked.append((path, flags & os.O_EXCL))
+        raise OSError(errno.EBUSY, "busy")
+
+    monkeypatch.setattr(os, "open", busy)
+    pretend(monkeypatch, "/dev/sda", OTHER)  # an odd machine: somebody else's name is no answer
+    assert in_use.source_use(DISK) is None
+    assert not asked
+    pretend(monkeypatch, "/dev/sda", DISK)
+    assert "/dev/sda is in use by something that cannot be seen" in str(in_use.source_use(DISK))
+    assert asked == [("/dev/sda", os.O_EXCL)]
+    mount(machine, "29 1 8:1 / /srv rw,relatime shared:1 - ext4 /dev/sda1 rw")
+    assert in_use.source_use(DISK) == "/dev/sda1 is mounted on /srv: unmount it first"

@@ -207,3 +207,20 @@ def test_a_block_device_knows_its_size_and_sectors(tmp_path: Path) -> None:
             assert content(source) == raw
     except LoopUnavailable as error:
         pytest.skip(str(error))
+
+
+def test_a_block_device_that_somebody_holds_is_in_use(tmp_path: Path) -> None:
+    """A mount in another namespace holds it too, and nothing in /proc shows that here."""
+    (tmp_path / "disk").write_bytes(bytes(5 * CHUNK_SIZE))
+    try:
+        with loop_device(tmp_path / "disk", 5 * CHUNK_SIZE) as device:
+            held = os.open(device, os.O_RDONLY | os.O_EXCL)
+            try:
+                with RawSource.open(device) as source:
+                    assert "cannot be seen from here" in str(source.use)
+            finally:
+                os.close(held)
+            with RawSource.open(device) as source:
+                assert source.use is None
+    except LoopUnavailable as error:
+        pytest.skip(str(error))
