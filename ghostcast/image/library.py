@@ -216,7 +216,10 @@ class Library:
 
     def _write_versions(self, versions: _Versions) -> None:
         temporary = self.directory / f"{_VERSIONS}.new"  # one at a time, under the lock
-        temporary.write_bytes(msgspec.json.encode(versions))
+        with temporary.open("wb") as file:
+            file.write(msgspec.json.encode(versions))
+            file.flush()
+            os.fsync(file.fileno())  # an empty file after a power failure would give versions out again
         temporary.replace(self.directory / _VERSIONS)
 
     def _remove_left_overs(self) -> None:

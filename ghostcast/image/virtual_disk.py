@@ -7,6 +7,7 @@ missing as zeros; a disk that needs other files is refused, because its file cou
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -103,15 +104,19 @@ def export_image(
         options += ["-o", "force_size=on"]  # or the size would be rounded to what disks of 1990 could have
     if driver == "vmdk" and compress:
         options += ["-o", "subformat=streamOptimized"]
+    held = contextlib.ExitStack()
     try:
         with stage("extract", image.manifest.raw_size) as progress:
             extract_image(image, raw, progress=progress)
+        _hold(raw, held)
         with stage("convert", None):
             run_tool(str(path), ["qemu-img", "convert", *options, "-f", RAW, "-O", driver, str(raw), str(made)])
+        _hold(made, held)
         with stage("compare", None):
             run_tool(str(path), ["qemu-img", "compare", "-f", RAW, "-F", driver, str(raw), str(made)])
         _name(made, path)
     finally:
+        held.close()
         for each in (raw, made):
             with contextlib.suppress(OSError):
                 each.unlink()
@@ -146,6 +151,12 @@ def _refuse_target(image: ImageFile, path: Path, force: bool) -> None:
         raise TargetError(f"{path}: is the image itself; name another file")
     if not force:
         raise TargetError(f"{path}: exists already; use --force to replace it, or name another file")
+
+
+def _hold(path: Path, until: contextlib.ExitStack) -> None:
+    """Let nobody take an unfinished file for what a killed command left: the library sweeps those away."""
+    with contextlib.suppress(OSError):  # file systems without locks
+        fcntl.flock(until.enter_context(path.open("rb")), fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def _name(made: Path, path: Path) -> None:

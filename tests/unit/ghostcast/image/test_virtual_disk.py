@@ -9,11 +9,13 @@ import contextlib
 import os
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ghostcast.image import virtual_disk
 from ghostcast.image.formats import VIRTUAL_DISKS
+from ghostcast.image.library import Library
 from ghostcast.image.pipeline import Progress
 from ghostcast.image.reader import ImageFile
 from ghostcast.image.virtual_disk import export_image
@@ -108,3 +110,26 @@ def test_a_tool_that_writes_something_else_is_found_out(tmp_path: Path, monkeypa
     with pytest.raises(ImageError, match="mismatch"):
         export(image, tmp_path / "out", "qcow2")
     assert not (tmp_path / "out").exists()
+
+
+@needs("qemu-img")
+def test_an_export_into_the_library_is_not_swept_away(
+    tmp_path: Path, raw: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes hours, and neither the disk laid out nor the file that is compared is written to meanwhile."""
+    image = make_image(tmp_path / "image", raw)
+    run_tool, swept = virtual_disk.run_tool, []
+
+    def sweep(subject: str, command: list[str], **options: Any) -> tuple[int, str]:
+        if "compare" in command:
+            parts = list(tmp_path.glob(".*.part"))
+            for part in parts:
+                os.utime(part, (0, 0))
+            Library(tmp_path).reserve("other")
+            swept.append([part.exists() for part in parts])
+        return run_tool(subject, command, **options)
+
+    monkeypatch.setattr(virtual_disk, "run_tool", sweep)
+    export(image, tmp_path / "out", "qcow2")
+    assert swept == [[True, True]]
+    assert not list(tmp_path.glob(".*.part"))
