@@ -164,7 +164,11 @@ def _confirm(doomed: list[Entry]) -> None:
     for entry in doomed:
         print(f"{entry}  {format_size(entry.path.stat().st_size)}  {entry.path}", file=sys.stderr)
     what = str(doomed[0]) if len(doomed) == 1 else f"these {len(doomed)} images"
-    if not typer.confirm(f"Delete {what}?", err=True):
+    try:
+        agreed = typer.confirm(f"Delete {what}?", err=True)
+    except typer.Abort:  # its own way out is status 1, which is for our mistakes
+        raise KeyboardInterrupt from None
+    if not agreed:
         raise UsageError("nothing was deleted")
 
 

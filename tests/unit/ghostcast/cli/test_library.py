@@ -117,8 +117,16 @@ def test_deleting_wants_a_version_and_a_yes() -> None:
     assert [entry["reference"] for entry in lines("list")] == ["golden@4"]
 
 
-@pytest.mark.parametrize(("answer", "left"), [(b"n\n", 1), (b"\n", 1), (b"y\n", 0)])
-def test_a_person_is_asked(answer: bytes, left: int) -> None:
+@pytest.mark.parametrize(
+    ("answer", "left", "status"),
+    [
+        (b"n\n", 1, ExitStatus.USAGE),
+        (b"\n", 1, ExitStatus.USAGE),
+        (b"\x04", 1, ExitStatus.INTERRUPTED),  # Ctrl-D
+        (b"y\n", 0, 0),
+    ],
+)
+def test_a_person_is_asked(answer: bytes, left: int, status: int) -> None:
     create("golden")
     main, terminal = pty.openpty()
     os.write(main, answer)
@@ -127,7 +135,7 @@ def test_a_person_is_asked(answer: bytes, left: int) -> None:
     os.close(terminal)
     os.close(main)
     assert "Delete golden@1? [y/N]" in ended.stderr
-    assert ended.returncode == (ExitStatus.USAGE if left else 0)
+    assert ended.returncode == status
     assert len(lines("list")) == left
 
 
