@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pathlib
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -90,6 +91,13 @@ def test_bursts_and_the_hosts_own_drops_are_told_from_the_networks(commands: Pro
         measuring = bench.start(
             bridge.sender, "send", *("--receivers", "2", "--rates", "150Mbit", "--step", "2", "--symbol-size", "1440")
         )
+        measuring.await_event("stepping")
+        # However fast this machine is: several times nobody fetches for a while, and 8 KiB hold nothing of it.
+        for _pause in range(4):
+            listeners[1].send_signal(signal.SIGSTOP)
+            time.sleep(0.25)
+            listeners[1].send_signal(signal.SIGCONT)
+            time.sleep(0.25)
         measuring.expect(0, timeout_s=60)
         for listener in listeners:
             listener.expect(0, timeout_s=10)
