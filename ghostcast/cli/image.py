@@ -118,8 +118,9 @@ def create(
 ) -> None:
     """Make an image of a disk.
 
-    Blocks that its file systems do not use are left out: ext2/3/4, XFS, btrfs, FAT, exFAT, NTFS and F2FS are understood
-    where partclone is installed; for partitions in a file, root is needed too. All else is stored byte by byte.
+    Blocks that its file systems do not use are left out: ext2/3/4, XFS, btrfs, FAT16/32, exFAT, NTFS and F2FS are
+    understood where partclone is installed; for partitions in a file, root is needed too. All else is stored byte by
+    byte.
 
     Without IMAGE it goes into the library, as the next version of --name. It appears under its name when it is complete
     and flushed; zstd -d restores it too.

@@ -234,6 +234,28 @@ def _check_fat(path: Path) -> None:
         boot = os.pread(file.fileno(), 512, 0)
     if len(boot) != 512 or boot[37 if any(boot[22:24]) else 65] & 1:
         raise UsageUnknown(_DIRTY)
+    kind, name = _fat_kind(boot)
+    if kind == 12:
+        # Measured: with partclone 0.3.23, clusters of files are free in its map of a FAT12.
+        raise UsageUnknown("it is a FAT12, of which partclone's map is wrong")
+    if name != b"FAT%d" % kind:  # partclone goes by the name, everybody else by the numbers
+        raise UsageUnknown(f"it is a FAT{kind} that does not say so")
+
+
+def _fat_kind(boot: bytes) -> tuple[int, bytes]:
+    """Return how many bits an entry of a FAT has, as Linux decides it, and what its boot sector says that it is."""
+
+    def number(offset: int, size: int) -> int:
+        return int.from_bytes(boot[offset : offset + size], "little")
+
+    if not number(22, 2):
+        return 32, boot[82:87]
+    sector_size, cluster_sectors = number(11, 2), boot[13]
+    if not sector_size or not cluster_sectors:
+        raise UsageUnknown("its boot sector cannot be understood")
+    before_data = number(14, 2) + boot[16] * number(22, 2) + -(-number(17, 2) * 32 // sector_size)
+    cluster_count = ((number(19, 2) or number(32, 4)) - before_data) // cluster_sectors
+    return 12 if cluster_count < 4085 else 16, boot[54:59]
 
 
 _CHECKS: dict[str, tuple[str, Callable[[Path], None]]] = {

@@ -129,6 +129,7 @@ def test_without_partclone_everything_is_stored_and_it_says_so(
     make("ext4", disk)
     find = programs.find
     monkeypatch.setattr(programs, "find", lambda name: None if name.startswith("partclone") else find(name))
+    warnings: list[str] = []
     manifest = volumes.capture(disk, tmp_path / "image", warnings)
     assert not unused_ranges(manifest)
     assert "partclone.ext4 is not installed (Debian package partclone)" in warnings[0]
@@ -146,3 +147,20 @@ def test_a_stored_file_system_is_as_small_as_partclone_makes_it(tmp_path: pathli
         shell=True, check=True, capture_output=True,
     )  # fmt: skip
     assert manifest.stream_size < 1.05 * int(peer.stdout)
+
+
+def test_a_small_fat_is_stored_whole(tmp_path: pathlib.Path, loop_device: volumes.Attach) -> None:
+    """partclone's map of a FAT12, as small EFI partitions have, calls clusters of files free."""
+    disk, file = tmp_path / "disk", volumes.noise(tmp_path / "file", 3 * MIB)
+    with disk.open("wb") as opened:
+        opened.truncate(8 * MIB)
+    volumes.run("mkfs.vfat", "-F", "12", disk)
+    volumes.run("mcopy", "-i", disk, file, "::/file")
+    warnings: list[str] = []
+    manifest = volumes.capture(disk, tmp_path / "image", warnings)
+    assert manifest.disk is not None
+    assert "FAT12" in manifest.disk.volumes[0].note
+    device = volumes.noise(loop_device("target", 8 * MIB), 8 * MIB)
+    volumes.restore(tmp_path / "image", device)
+    volumes.run("mcopy", "-i", device, "::/file", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == file.read_bytes()

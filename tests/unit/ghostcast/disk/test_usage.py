@@ -5,6 +5,7 @@ Method: what the programs print, made up; real file systems are the lab's.
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -153,19 +154,41 @@ def test_used_ranges_are_taken_out(used: list[tuple[int, int]], left: list[list[
     assert usage._without(np.array([[10, 20], [30, 40]], np.int64), used).tolist() == left
 
 
-@pytest.mark.parametrize(("fat32", "place"), [(True, 65), (False, 37)])
-@pytest.mark.parametrize("dirty", [False, True])
-def test_fat_tells_whether_linux_unmounted_it(
-    tmp_path: Path, answers: dict[str, str | Exception], fat32: bool, place: int, dirty: bool
-) -> None:
+def fat(bits: int, clusters: int, name: bytes, state: int = 0) -> bytes:
+    """A boot sector: sectors of 512 bytes, 2 in a cluster, 1 reserved, 2 tables of 9 sectors, 512 names in the root."""
     boot = bytearray(512)
-    boot[22] = 0 if fat32 else 9
-    boot[place] = dirty
-    boot[37 if fat32 else 65] = 1  # means something else there
+    struct.pack_into("<HBHBHH", boot, 11, 512, 2, 1, 2, 512, 0)
+    struct.pack_into("<I", boot, 32, 1 + 2 * 9 + 32 + 2 * clusters)
+    struct.pack_into("<H", boot, 22, 0 if bits == 32 else 9)
+    place = 82 if bits == 32 else 54
+    boot[place : place + len(name)] = name
+    boot[65 if bits == 32 else 37] = state
+    boot[37 if bits == 32 else 65] |= 1 if bits == 32 else 0  # means something else there
+    return bytes(boot)
+
+
+@pytest.mark.parametrize(
+    ("boot", "reason"),
+    [
+        (fat(32, 70_000, b"FAT32   "), ""),
+        (fat(16, 4085, b"FAT16   "), ""),
+        (fat(32, 70_000, b"FAT32   ", 1), "not cleanly unmounted"),
+        (fat(16, 9000, b"FAT16   ", 1), "not cleanly unmounted"),
+        (fat(12, 4084, b"FAT12   "), "a FAT12, of which partclone's map is wrong"),
+        (fat(12, 4084, b"FAT16   "), "a FAT12"),
+        (fat(16, 4085, b"FAT12   "), "a FAT16 that does not say so"),
+        (fat(32, 70_000, b"FAT     "), "a FAT32 that does not say so"),
+        (fat(16, 9000, b"FAT16   ")[:400], "not cleanly unmounted"),
+        (bytes(22) + b"1" + bytes(489), "cannot be understood"),
+    ],
+)
+def test_a_fat_is_looked_at_before_partclone(
+    tmp_path: Path, answers: dict[str, str | Exception], boot: bytes, reason: str
+) -> None:
     (tmp_path / "volume").write_bytes(boot)
     answers["partclone.vfat"] = MAP + TAIL
-    if dirty:
-        with pytest.raises(UsageUnknown, match="not cleanly unmounted"):
+    if reason:
+        with pytest.raises(UsageUnknown, match=reason):
             find_usage(tmp_path / "volume", "vfat", 16 * MIB)
     else:
         assert len(find_usage(tmp_path / "volume", "vfat", 16 * MIB).free) == 2
