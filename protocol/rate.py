@@ -51,8 +51,12 @@ POOL_FILL_LOW = 0.1
 BACKGROUND_SHARE = 0.6
 """Loss that keeps more than this share of itself after a cut was not caused by the rate."""
 
-ROSE_SHARE = 1.5
-"""Loss that is so much more after a cut than before it is no noise, which would have stayed the same."""
+FLOOD_SHARE = 0.85
+"""As ``BACKGROUND_SHARE``, for loss above ``FLOODED_LOSS``: so much noise is rare, and its share is known well."""
+
+ROSE_SHARE, ROSE_BY = 1.5, 0.1
+"""Loss that is so many times as much after a cut as before it, or so much more, is no noise, which would have stayed
+the same: a queue was still filling when the loss was measured first."""
 
 DOUBTFUL_SHARE = 0.02
 """Receivers that ask for a lower rate and cannot be believed yet keep it from growing only if they are more than this
@@ -183,8 +187,9 @@ class RateControl:
             before = self._experiment
             still_full = max(0.0, 1.0 - (1.0 - before.loss_before) * before.rate_before / self.rate)
             noise = max(BACKGROUND_SHARE * before.loss_before, (still_full + before.loss_before) / 2)
-            if loss > ROSE_SHARE * before.loss_before:
-                # More was lost at a lower rate: the queue was still filling when the loss was measured.
+            if before.loss_before > FLOODED_LOSS:
+                noise = max(noise, FLOOD_SHARE * before.loss_before)
+            if loss > min(ROSE_SHARE * before.loss_before, before.loss_before + ROSE_BY):
                 believed = True
             elif loss > noise:
                 self.background = max(self.background, loss)

@@ -177,3 +177,20 @@ def test_a_flood_is_answered_with_what_gets_through_in_one_step() -> None:
         )
         control.step(interval * 50_000_000, interval_ns=50_000_000, measured_rate=750e6)
     assert control.rate == pytest.approx(97e6)
+
+
+@pytest.mark.parametrize("afterwards", [0.45, 0.77], ids=["less is lost after the cut", "more is lost after the cut"])
+def test_what_a_flooded_port_loses_is_never_taken_for_noise(afterwards: float) -> None:
+    """The port's queue hides a part of the first loss, so that what is lost after the cut is not what was expected."""
+    control = RateControl(start=750e6, ceiling=1250e6)
+    before = 0.55 if afterwards > 0.55 else 0.75
+    for now, loss in (
+        (50_000_000, before),
+        (100_000_000, before),
+        (250_000_000, afterwards),
+        (300_000_000, afterwards),
+    ):
+        control.observe(0, Sample(loss=loss, overrun=0.0, pool_fill=0.0, drain_rate=0.0), now)
+        control.step(now, interval_ns=50_000_000, measured_rate=control.rate)
+    assert control.background == 0.0
+    assert control.rate < 0.3 * 750e6
