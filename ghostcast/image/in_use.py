@@ -75,7 +75,7 @@ def file_mount(file: os.stat_result) -> str | None:
     for loop, status in _loops():
         if os.path.samestat(status, file):
             with contextlib.suppress(OSError):
-                if use := device_use(os.stat(loop).st_rdev):
+                if use := source_use(os.stat(loop).st_rdev):
                     return f"it is attached as {loop}, and {use}"
     return None
 

@@ -224,3 +224,19 @@ def test_a_block_device_that_somebody_holds_is_in_use(tmp_path: Path) -> None:
                 assert source.use is None
     except LoopUnavailable as error:
         pytest.skip(str(error))
+
+
+def test_a_file_whose_loop_device_somebody_holds_is_in_use(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(5 * CHUNK_SIZE))
+    try:
+        with loop_device(tmp_path / "disk", 5 * CHUNK_SIZE) as device:
+            held = os.open(device, os.O_RDONLY | os.O_EXCL)
+            try:
+                with RawSource.open(tmp_path / "disk") as source:
+                    assert f"attached as {device}, and {device} is in use" in str(source.use)
+            finally:
+                os.close(held)
+            with RawSource.open(tmp_path / "disk") as source:
+                assert source.use is None
+    except LoopUnavailable as error:
+        pytest.skip(str(error))
