@@ -81,8 +81,11 @@ class Fit:
     def _require_programs_to_shrink(self, size: int) -> None:
         if self._disk.table:
             programs.require("sgdisk" if self._disk.table == GPT else "sfdisk", "partx")
-        if self._last is not None and self._is_cut(self._last, size) and self._last.content in _EXT:
-            programs.require("resize2fs", "e2fsck", "losetup")
+        if self._last is not None and self._is_cut(self._last, size):
+            if ":" in self._last.name:
+                programs.require("sfdisk")
+            if self._last.content in _EXT:
+                programs.require("resize2fs", "e2fsck", "losetup")
 
     def _require_programs_to_grow(self) -> None:
         last, path = self._last, self._target.path
@@ -174,6 +177,9 @@ class Fit:
             *("--attributes", f"{number}:=:{flags[1] if flags else '0'}"),
             path,
         )
+        if ":" in cut.name:  # where sgdisk ends a name
+            options = ("--no-reread", "--no-tell-kernel", "--wipe", "never", "--part-label")
+            programs.run("sfdisk", *options, "--", path, str(number), cut.name)
 
     def _place(self, volume: Volume) -> tuple[int, int]:
         """Return where a volume now starts and how large it is, by the table on the target."""

@@ -15,16 +15,19 @@ import msgspec
 import pytest
 
 from ghostcast.disk import kernel, programs
+from ghostcast.disk.table import read_table
 from ghostcast.image import fit as fit_module
 from ghostcast.image.fit import Fit
 from ghostcast.image.target import Target
 from protocol.disk import DOS, GPT, Disk, Volume
 from protocol.errors import TargetError
 from protocol.manifest import Manifest
+from tests.tools import needs
 from tests.unit.protocol.test_disk import RAW_SIZE, manifest
 
 LAST = Volume(number=2, start=8192, size=40_960, content="ext4", needed_size=20_480)
 FRAME = Volume(number=1, start=4096, size=70_000, container=True)
+LINUX = "0fc63daf-8483-4772-8e79-3d69d8477de4"
 DISK = Disk(table=GPT, sector_size=512, smallest_size=RAW_SIZE, volumes=[LAST])
 
 
@@ -146,3 +149,20 @@ def test_a_windows_that_is_not_shut_down_is_not_grown(monkeypatch: pytest.Monkey
     assert len(notes) == 1
     assert "partition 2 was not grown: Windows is hibernated" in notes[0]
     assert ran == ["ntfsinfo", "ntfscat"]
+
+
+@needs("sgdisk")
+def test_a_name_with_a_colon_survives_shrinking(tmp_path: Path) -> None:
+    disk, name = tmp_path / "disk", "-root:of 7"
+    with disk.open("wb") as file:
+        file.truncate(80 << 20)
+    programs.run("sgdisk", "--new=1:2048:+1M", "--new=2:0:0", disk)
+    start = 4096 * 512
+    last = Volume(number=2, start=start, size=70 << 20, type=LINUX, id="R", name=name)
+    with disk.open("r+b") as file:
+        file.truncate(60 << 20)
+    image = manifest(Disk(table=GPT, sector_size=512, smallest_size=RAW_SIZE, volumes=[last]))
+    fit(Numbers(60 << 20, path=disk), image)._shrink_gpt(last)
+    entries = read_table(disk, 60 << 20, 0).entries
+    assert [(entry.number, entry.start, entry.name) for entry in entries] == [(1, 1 << 20, ""), (2, start, name)]
+    assert "No problems found" in programs.run("sgdisk", "--verify", disk)
