@@ -351,7 +351,7 @@ def parse_labels(texts: list[str]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise typer.BadParameter(f"{text!r} is not of the form KEY=VALUE", param_hint="--label")
+            raise typer.BadParameter(f"{text!r} is not of the form KEY=VALUE", param_hint="labels")
         labels[key] = value
     return labels
 
