@@ -191,7 +191,14 @@ def simulate(
     )  # fmt: skip
     _check_memory(scenario)
     view = simulate_view.choose_view(scenario, json_lines)
-    result = view.run()
+    from ghostcast.simulation import InvariantError
+
+    try:
+        result = view.run()
+    except InvariantError as error:
+        # The scenario itself, which follows in the message, names every receiver: these options say the same.
+        told = str(error).partition("\nreplay:")[0]
+        raise InvariantError(f"{told}\nthe same options with --seed {seed} show it again") from error
     if plot is not None:
         from ghostcast.cli import simulate_plot
 

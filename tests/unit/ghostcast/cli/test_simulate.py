@@ -12,7 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ghostcast.cli import main, simulate
+from ghostcast.cli import main, simulate, simulate_view
+from ghostcast.simulation import InvariantError
 from protocol.errors import UsageError
 
 SMALL = ["simulate", "--receivers", "4", "--size", "1MiB", "--seed", "5"]
@@ -100,3 +101,16 @@ def test_groups_are_read() -> None:
     for text in ("", "@3s", "3@", "-1@3s", "3 3s"):
         with pytest.raises(typer.BadParameter):
             simulate.split_group(text)
+
+
+def test_a_broken_rule_is_told_without_the_whole_scenario(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def run(self) -> None:
+            raise InvariantError("receiver 3 was left behind\nseed 7, at 1.3 s\nreplay: simulate(Scenario(...))")
+
+    monkeypatch.setattr(simulate_view, "choose_view", lambda *_arguments: Broken())
+    with pytest.raises(InvariantError) as told:
+        CliRunner().invoke(main.app, ["simulate", "--receivers", "2", "--seed", "7"], catch_exceptions=False)
+    assert "receiver 3 was left behind" in str(told.value)
+    assert "--seed 7" in str(told.value)
+    assert "Scenario(" not in str(told.value)
