@@ -7,6 +7,7 @@ plays what is around them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -128,11 +129,11 @@ class World:
     def _schedule(self) -> None:
         for index in range(self.scenario.receivers):
             member = self.scenario.member_of(index)
-            self._at(member.join_ns, lambda index=index: self._switch_on(index, 1))  # type: ignore[misc]
+            self._at(member.join_ns, functools.partial(self._switch_on, index, 1))
             if member.die_ns is not None:
-                self.clock.at(self.begin_ns + member.die_ns, lambda index=index: self._die(index))  # type: ignore[misc]
+                self.clock.at(self.begin_ns + member.die_ns, functools.partial(self._die, index))
             if member.restart_ns is not None:
-                self._at(member.restart_ns, lambda index=index: self._restart(index))  # type: ignore[misc]
+                self._at(member.restart_ns, functools.partial(self._restart, index))
         if self.scenario.sender_dies_ns is not None:
             self.clock.at(self.begin_ns + self.scenario.sender_dies_ns, self.source.die)
         if self.scenario.sender_restarts_ns is not None:
