@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ghostcast.cli.options import PORT_DEFAULT, InterfaceName, JsonLines, Port, ReportFile, Ttl
 from ghostcast.cli.size import format_rate, parse_rate, parse_size
 from protocol import limits
 from protocol.errors import ExitStatus, UsageError
@@ -35,18 +36,6 @@ app = typer.Typer(
 
 RATES_MAX = 200
 RATE_MAX = limits.RATE_CEILING_BYTES_PER_S
-
-_Interface = Annotated[
-    str | None,
-    typer.Option("--interface", metavar="IF", help="Name or address.", show_default="the one with the default route"),
-]
-_Port = Annotated[int, typer.Option("--port", metavar="P", min=1, max=65535, help="UDP port.")]
-_Ttl = Annotated[int, typer.Option("--ttl", min=0, max=255, help="Routers that multicast may cross, plus one.")]
-_Report = Annotated[
-    Path | None,
-    typer.Option("--report", metavar="FILE", help="Write one JSON object about the run.", show_default=False),
-]
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")]
 
 
 def parse_rates(text: str) -> str:
@@ -109,7 +98,7 @@ def send(
             "--session", metavar="NAME", help="The name that listeners ask for.", show_default="this host's name"
         ),
     ] = None,
-    interface: _Interface = None,
+    interface: InterfaceName = None,
     receivers: Annotated[
         int | None,
         typer.Option("--receivers", metavar="N", min=1, max=limits.RECEIVERS_MAX, help="Begin when so many have come."),
@@ -155,14 +144,14 @@ def send(
         str | None,
         typer.Option("--group", metavar="ADDR", help="Multicast group for the data.", show_default="a random one"),
     ] = None,
-    port: _Port = limits.DISCOVERY_PORT,
-    ttl: _Ttl = 1,
+    port: Port = PORT_DEFAULT,
+    ttl: Ttl = 1,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw loss against rate, as PNG or SVG.", show_default=False),
     ] = None,
-    report: _Report = None,
-    json_lines: _Json = False,
+    report: ReportFile = None,
+    json_lines: JsonLines = False,
 ) -> None:
     """Send synthetic slices at rising rates, and say what reached whom.
 
@@ -259,7 +248,7 @@ def receive(
         str | None,
         typer.Option("--session", metavar="NAME", help="Which measurement.", show_default="the only one"),
     ] = None,
-    interface: _Interface = None,
+    interface: InterfaceName = None,
     max_wait: Annotated[
         float | None,
         typer.Option(
@@ -281,10 +270,10 @@ def receive(
             show_default="64MiB, as a clone does",
         ),
     ] = None,
-    port: _Port = limits.DISCOVERY_PORT,
-    ttl: _Ttl = 1,
-    report: _Report = None,
-    json_lines: _Json = False,
+    port: Port = PORT_DEFAULT,
+    ttl: Ttl = 1,
+    report: ReportFile = None,
+    json_lines: JsonLines = False,
 ) -> None:
     """Count what a measuring side sends, and tell it.
 
