@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostcast.cli import image
+from ghostcast.cli.options import JsonLines
 from ghostcast.cli.progress import show_bar
 from ghostcast.cli.size import format_rate, format_size, parse_size
 from protocol import limits
@@ -67,7 +68,7 @@ def demo(
         Path | None,
         typer.Option("--directory", metavar="DIR", help="Where to put the files.", show_default="the system's"),
     ] = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")] = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """Clone a sample disk to several receivers on this machine, with injected loss, and check every copy.
 

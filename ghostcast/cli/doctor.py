@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ghostcast.cli.options import JsonLines, Ttl
 from protocol import limits
 from protocol.errors import ExitStatus, UsageError
 
@@ -59,8 +60,8 @@ def doctor(
     port: Annotated[
         int, typer.Option("--port", metavar="P", min=1, max=65535, help="UDP port.")
     ] = limits.DISCOVERY_PORT,
-    ttl: Annotated[int, typer.Option("--ttl", min=0, max=255, help="Routers that multicast may cross, plus one.")] = 1,
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")] = False,
+    ttl: Ttl = 1,
+    json_lines: JsonLines = False,
 ) -> None:
     """Say within ten seconds whether multicast works here, and how to mend what does not.
 

@@ -11,6 +11,7 @@ import typer
 from ghostcast.cli.choose import ImageArgument, LibraryOption, choose_image
 from ghostcast.cli.formats import TARGETS, begin_stage, one_of
 from ghostcast.cli.image import app
+from ghostcast.cli.options import JsonLines
 from ghostcast.cli.run import print_json
 from ghostcast.cli.size import format_size
 
@@ -39,7 +40,7 @@ def export(
     compress: Annotated[bool, typer.Option("--compress", help="Compress its blocks: qcow2 and vmdk.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists already.")] = False,
     library: LibraryOption = None,
-    json_lines: Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")] = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """Write the disk that an image holds as a file for virtual machines, or as a raw one.
 

@@ -19,6 +19,7 @@ import typer
 from ghostcast.cli.choose import ImageArgument, LibraryOption, choose_image
 from ghostcast.cli.formats import DiskOption, FormatOption, ScratchOption, begin_stage
 from ghostcast.cli.match import MatchOption, apply_match
+from ghostcast.cli.options import JsonLines
 from ghostcast.cli.progress import show_progress
 from ghostcast.cli.run import print_json, printable
 from ghostcast.cli.size import format_rate, format_size, parse_size
@@ -42,7 +43,6 @@ _DAMAGED_SHOWN_MAX = 20
 """Damaged chunks that people are shown; --json lists all."""
 
 _Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists already.")]
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")]
 
 
 @app.callback()
@@ -114,7 +114,7 @@ def create(
         bool, typer.Option("--allow-mounted", help="Read a disk that is in use; what is in use is stored whole.")
     ] = False,
     force: _Force = False,
-    json_lines: _Json = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """Make an image of a disk.
 
@@ -160,7 +160,7 @@ def create(
 
 
 @app.command(epilog="Example:\n\n\b\n  ghostcast image info golden.img.zst --json | jq .raw_bytes")
-def info(image: ImageArgument, library: LibraryOption = None, json_lines: _Json = False) -> None:
+def info(image: ImageArgument, library: LibraryOption = None, json_lines: JsonLines = False) -> None:
     """Show what an image says about itself. Reads no chunk: ``verify`` does."""
     import datetime
 
@@ -207,7 +207,7 @@ def verify(
     ] = "",
     everything: Annotated[bool, typer.Option("--all", help="Every image of the library.")] = False,
     library: LibraryOption = None,
-    json_lines: _Json = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """Check every byte of an image, or of all images of the library.
 
@@ -273,7 +273,7 @@ def extract(
         bool, typer.Option("--grow", help="Make the last partition and its file system as large as the disk.")
     ] = False,
     force: _Force = False,
-    json_lines: _Json = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """Restore an image to a disk or a file.
 

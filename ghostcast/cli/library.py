@@ -15,6 +15,7 @@ import typer
 from ghostcast.cli.choose import ImageArgument, LibraryOption, choose_image
 from ghostcast.cli.image import app, image_facts, parse_labels
 from ghostcast.cli.match import MatchOption, apply_match
+from ghostcast.cli.options import JsonLines
 from ghostcast.cli.run import print_json, printable
 from ghostcast.cli.size import format_size
 from protocol.errors import GhostcastError, UsageError
@@ -45,13 +46,11 @@ DELETE_EXAMPLES = (
     "Examples:\n\n\b\n  ghostcast image delete golden@3\n  ghostcast image delete golden --all-versions --yes"
 )
 
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")]
-
 
 def list_images(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Only this name.", show_default=False)] = None,
     library: LibraryOption = None,
-    json_lines: _Json = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """List the images of the library.
 
@@ -100,7 +99,7 @@ def label(
     ] = None,
     match: MatchOption = None,
     library: LibraryOption = None,
-    json_lines: _Json = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """Note labels about an image, or say which machines it is for.
 
@@ -129,7 +128,7 @@ def delete(
     all_versions: Annotated[bool, typer.Option("--all-versions", help="Every version of NAME.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     library: LibraryOption = None,
-    json_lines: _Json = False,
+    json_lines: JsonLines = False,
 ) -> None:
     """Delete an image from the library, after a question.
 
