@@ -9,8 +9,9 @@ from protocol import feedback, limits, messages, wire
 
 Address = tuple[str, int]
 
-LISTEN_NS = 600 * limits.MILLISECOND_NS
-"""How long a receiver without a session name listens for a second session before it takes the first."""
+LISTEN_NS = 300 * limits.MILLISECOND_NS
+"""How long a receiver without a session name listens for a second session before it takes the first. It solicits within
+100 ms of its start and every second from then on, and whoever is there answers within 50 ms."""
 
 SOLICIT_INTERVAL_NS = limits.SECOND_NS
 

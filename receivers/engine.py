@@ -255,6 +255,7 @@ class ReceiveEngine:
             stack.push_async_callback(discovery.close)
             stack.callback(self.work.close)
             self._wants_all = await asyncio.to_thread(self.work.look)
+            load_kernel()  # now, while nobody waits: the JOIN would go out later by as long as that takes
             found = await self._find(control, discovery)
             while found is not None:
                 self.found, self._successor = found, Successor(found)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import functools
-import importlib.metadata
-import platform
+import importlib.util
+import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -157,20 +158,20 @@ def find_kernel() -> IsalKernel:
 
 def libraries() -> Iterator[str]:
     """Yield where ISA-L may be: what the dynamic loader finds, then the copies inside the pyeclib wheel."""
-    if platform.system() == "Darwin":
+    if sys.platform == "darwin":
         # The loader does not look where Homebrew installs; find_library does.
         yield ctypes.util.find_library("isal") or "libisal.2.dylib"
     else:
         # Interface 2 is the one used here. find_library would ask ldconfig, in a process, what the loader knows.
         yield "libisal.so.2"
-    try:
-        files = importlib.metadata.files("pyeclib") or []
-    except importlib.metadata.PackageNotFoundError:
+    # Not importlib.metadata, which would know the files too: importing it is a twentieth of a command's start.
+    wheel = importlib.util.find_spec("pyeclib")
+    if wheel is None or wheel.origin is None:
         return
-    for file in files:
-        # The wheel's repair tool puts bundled libraries into pyeclib.libs (Linux) or pyeclib/.dylibs (macOS).
-        if file.name.startswith("libisal"):
-            yield str(file.locate())
+    package = pathlib.Path(wheel.origin).parent
+    # The wheel's repair tool puts bundled libraries into pyeclib.libs (Linux) or pyeclib/.dylibs (macOS).
+    for folder in (package.with_name("pyeclib.libs"), package / ".dylibs"):
+        yield from map(str, sorted(folder.glob("libisal*")))
 
 
 @functools.cache

@@ -217,6 +217,7 @@ class SendEngine:
         drops = wire.Drops()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + NAME_CHECK_S
+        load_kernel()  # takes a sixth of that time, and is needed next
         while (left := deadline - loop.time()) > 0 and not self._interrupted:
             await self._sleep(left)
             for datagram, address in discovery.take() + control.take():

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
-import importlib.metadata
+import importlib.util
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -286,26 +287,31 @@ def test_a_library_without_the_functions_is_refused() -> None:
         IsalKernel(ctypes.util.find_library("c") or "libc.so.6")
 
 
-def test_the_loader_is_asked_first_and_then_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "system", lambda: "Linux")
-    bundled = importlib.metadata.PackagePath("pyeclib.libs/libisal-1234.so.2.0.32")
-    bundled.dist = importlib.metadata.distribution("numpy")
-    other = importlib.metadata.PackagePath("pyeclib.libs/liberasurecode.so.1")
-    monkeypatch.setattr(importlib.metadata, "files", lambda name: [other, bundled] if name == "pyeclib" else None)
-    system, wheel = isal.libraries()
-    assert system == "libisal.so.2"
-    assert wheel.endswith("/pyeclib.libs/libisal-1234.so.2.0.32")
+def put_wheel(monkeypatch: pytest.MonkeyPatch, package: Path | None) -> None:
+    """Have pyeclib found in a folder, or nowhere."""
+    spec = package and importlib.util.spec_from_file_location("pyeclib", package / "__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec if name == "pyeclib" else None)
+
+
+@pytest.mark.parametrize("folder", ["pyeclib.libs", "pyeclib/.dylibs"])
+def test_the_loader_is_asked_first_and_then_the_wheel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    (tmp_path / folder).mkdir(parents=True)
+    bundled = tmp_path / folder / "libisal-1234.so.2.0.32"
+    for file in (bundled, tmp_path / folder / "liberasurecode.so.1"):
+        file.touch()
+    put_wheel(monkeypatch, tmp_path / "pyeclib")
+    assert list(isal.libraries()) == ["libisal.so.2", str(bundled)]
 
 
 def test_homebrew_is_searched_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: f"/opt/homebrew/lib/lib{name}.dylib")
     assert next(isal.libraries()) == "/opt/homebrew/lib/libisal.dylib"
 
 
 def test_a_missing_wheel_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def files(name: str) -> list[importlib.metadata.PackagePath]:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "files", files)
+    put_wheel(monkeypatch, None)
     assert len(list(isal.libraries())) == 1
