@@ -23,6 +23,10 @@ from protocol import limits
 NACK_PROBABILITY = 0.05
 """Epsilon: the share of slices for which somebody may still have to ask (research §2.4)."""
 
+REPAIR_NACK_PROBABILITY = 0.005
+"""The same for an answer to those who asked. There, the next round is late: by then a fast stream may have pushed what
+waits for it out of a receiver's pool, with its whole chunk, and that costs a hundred times what another symbol does."""
+
 LOSS_NEGLIGIBLE = 1e-6
 """Below it no surplus is sent: one lost datagram in a million is what repair is for."""
 
@@ -57,9 +61,9 @@ def _tails(needed: int) -> npt.NDArray[np.float64]:
     return _tails_of(_BIN_LOSS, needed)
 
 
-def _smallest(expected: npt.NDArray[np.float64]) -> int:
-    """Return the smallest h at which so few receivers are expected to ask; ``expected`` is ``float64[h]``."""
-    enough = np.flatnonzero(expected <= NACK_PROBABILITY)
+def _smallest(expected: npt.NDArray[np.float64], most: float = NACK_PROBABILITY) -> int:
+    """Return the smallest h at which at most so many receivers are expected to ask; ``expected`` is ``float64[h]``."""
+    enough = np.flatnonzero(expected <= most)
     return int(enough[0]) if len(enough) else limits.REPAIR_SYMBOLS_MAX
 
 
@@ -141,7 +145,7 @@ class FleetLoss:
         if total == 0.0:
             return 0
         # Somebody does lack so much: whatever the model says, it is one at least.
-        return _smallest((lacking / min(1.0, total)) @ _tails(needed))
+        return _smallest((lacking / min(1.0, total)) @ _tails(needed), REPAIR_NACK_PROBABILITY)
 
 
 EPOCH_SLICES = 64

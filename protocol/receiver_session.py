@@ -134,6 +134,9 @@ class ReceiverSession:
         self._joined_once = False
         self._scan_ns: int | None = None
         self._nack_ns: int | None = None
+        self._copies: dict[int, Int64Array] = {}
+        """Object → slices that are asked for once more, at ``_copy_ns``."""
+        self._copy_ns: int | None = None
         self._report_ns: int | None = None
         self._done_ns: int | None = None
         self._done_retry_ns = limits.DONE_REPEAT_NS
@@ -201,6 +204,7 @@ class ReceiverSession:
                 self._join_ns,
                 self._scan_ns,
                 self._nack_ns,
+                self._copy_ns,
                 self._report_ns,
                 self._done_ns,
                 self._watch_ns,
@@ -226,6 +230,8 @@ class ReceiverSession:
             self._scan(now)
         if self._nack_ns is not None and now >= self._nack_ns:
             self._send_nacks(now)
+        if self._copy_ns is not None and now >= self._copy_ns:
+            self._send_copies(now)
         if self._watch_ns is not None and now >= self._watch_ns:
             self._look(now)
         if self._urgent_ns is not None and now >= self._urgent_ns:
@@ -317,6 +323,7 @@ class ReceiverSession:
         self._heard_ns = now
         self._deferred_until_ns = now + message.wait_ms * limits.MILLISECOND_NS
         self._nack_ns = None
+        self._forget_copies()
 
     def _welcome(self, message: messages.Welcome, now: int) -> None:
         mine = message.receiver_id == self.identity.receiver_id and message.incarnation == self.identity.incarnation
@@ -724,7 +731,7 @@ class ReceiverSession:
             return  # it ended while this was on its way
         assert self.state is ReceiverState.FINISHING
         self.state = ReceiverState.CONFIRMING
-        self._scan_ns = self._nack_ns = self._report_ns = self._watch_ns = self._urgent_ns = None
+        self._scan_ns = self._nack_ns = self._copy_ns = self._report_ns = self._watch_ns = self._urgent_ns = None
         # A fleet that ends together spreads its DONEs over the time the sender needs to hear them.
         self._done_ns = now + self._rng.randrange(feedback.join_spread_ns(self._receivers) + 1)
         self._done_retry_ns = feedback.done_repeat_ns(self._receivers)
@@ -775,7 +782,6 @@ class ReceiverSession:
 
     def _send_nacks(self, now: int) -> None:
         self._nack_ns = None
-        assert self.receiver_index is not None
         closed = self._closed_sequence()
         for item in self._asked_objects():
             slices, deficits = item.open_deficits(closed, now)
@@ -787,18 +793,41 @@ class ReceiverSession:
             item.whole_due = covered < len(slices)
             self.counters.nacks += 1
             self.counters.slices_requested += covered
-            self._send(
-                messages.Nack(
-                    receiver_index=self.receiver_index,
-                    object_id=item.object_id,
-                    sequence=max(0, closed),
-                    echo_us=self._echo(),
-                    hold_us=self._hold_us(now),
-                    loss_ppm=self._loss_ppm_now(),
-                    items=items,
-                    burst=self._take_burst(),
-                )
+            self._send_nack(item, items, now)
+            if self._loss_ppm_now() > limits.NACK_COPY_LOSS_PPM:
+                self._copies[item.object_id] = slices[:covered]
+                self._copy_ns = now + limits.NACK_COPY_NS
+
+    def _send_nack(self, item: ReceiverObject, items: bytes, now: int) -> None:
+        assert self.receiver_index is not None
+        self._send(
+            messages.Nack(
+                receiver_index=self.receiver_index,
+                object_id=item.object_id,
+                sequence=max(0, self._closed_sequence()),
+                echo_us=self._echo(),
+                hold_us=self._hold_us(now),
+                loss_ppm=self._loss_ppm_now(),
+                items=items,
+                burst=self._take_burst(),
             )
+        )
+
+    # DEVIATES RFC 5740 §5.3: where much is lost, a NACK is said twice. When it is lost itself, the next one comes a
+    # hold-off and a backoff later, and by then a fast stream has pushed the slice out of the pool, with all its chunk.
+    def _send_copies(self, now: int) -> None:
+        """Ask once more for what was asked for a moment ago, as far as it is still lacking."""
+        for object_id, asked in self._copies.items():
+            item = self._objects[object_id]
+            deficits = item.assembly.deficits_of(asked)
+            slices, deficits = asked[deficits > 0], deficits[deficits > 0]
+            if len(slices):
+                self._send_nack(item, messages.encode_deficits(slices, deficits)[0], now)
+        self._forget_copies()
+
+    def _forget_copies(self) -> None:
+        self._copies.clear()
+        self._copy_ns = None
 
     def _loss_ppm_now(self) -> int:
         """Return the network loss since the last report, or that report's where hardly anything came since."""

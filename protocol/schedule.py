@@ -111,6 +111,11 @@ class Schedule:
         self._pending = int(np.count_nonzero(self._need))
         self._first_pass = self._pending > 0
 
+    def needed(self, slices: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return which slices somebody needs symbols of that were not sent yet."""
+        found: npt.NDArray[np.bool_] = self._need[slices] > 0
+        return found
+
     def ends(self, slices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the sequence number at which the last window with each slice ended, -1 where there was none."""
         return self._sent_end[slices]

@@ -255,10 +255,14 @@ class SenderFeedback:
             self._schedules[object_id].release()
             if advice:
                 slices = np.array(sorted(advice), np.int64)
+                # What went out while NACKs were gathered is on its way or has arrived; whoever still lacks some then
+                # must not wait for more of it.
+                slices = slices[self._schedules[object_id].needed(slices)]
                 deficits = np.array([advice[s] for s in slices.tolist()], np.int64)
-                items, _covered = messages.encode_deficits(slices, deficits)
-                told.append(messages.RepairAdvice(object_id, items))
                 advice.clear()
+                if len(slices):
+                    items, _covered = messages.encode_deficits(slices, deficits)
+                    told.append(messages.RepairAdvice(object_id, items))
         return told
 
     def _repair_by_model(self, object_id: int, advice: dict[int, int], now: int) -> None:

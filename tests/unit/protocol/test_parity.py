@@ -94,6 +94,9 @@ def test_a_repair_is_for_the_few_that_lack_the_most() -> None:
     few = losses.repair_surplus(whole - 2, 128, 2, 10_000)
     assert 0 < few < losses.surplus(whole - 2, 10_000)
     assert losses.repair_surplus(1, 128, whole, 10_000) <= 2
+    # One symbol that one receiver lacks is lost on its way with 5 %: that is too often for a second round.
+    assert fleet({0.05: 1}).repair_surplus(1, 128, 20, 1) == 1
+    assert fleet({0.001: 1}).repair_surplus(1, 128, 2, 1) == 0
     assert fleet({0.0: 5}).repair_surplus(3, 128, 0, 5) == 0
 
 

@@ -298,6 +298,36 @@ def test_an_unanswered_request_for_the_manifest_is_repeated_within_a_pass() -> N
     assert nack.object_id == MANIFEST
 
 
+@pytest.mark.parametrize("meanwhile", ["nothing", "one came", "all came", "deferred"])
+def test_where_much_is_lost_a_request_is_said_twice_as_far_as_it_still_stands(meanwhile: str) -> None:
+    desk = ready_desk()
+    desk.window(IMAGE, [0], list(range(K)))
+    desk.sequence += 2000  # lost, whatever it was
+    desk.window(IMAGE, [1, 2], list(range(K)), lose=((1, 0), (2, 0), (2, 1)))
+    desk.status()
+    desk.pass_time(0)
+    assert desk.needs() == {1: 1, 2: 2}
+    if meanwhile == "one came":
+        desk.window(IMAGE, [1], [K])
+    elif meanwhile == "all came":
+        desk.window(IMAGE, [1, 2], [K, K + 1])
+    elif meanwhile == "deferred":
+        desk.tell(messages.Defer(3, 1000))
+    desk.pass_time(limits.NACK_COPY_NS)
+    again = {"nothing": {1: 1, 2: 2}, "one came": {2: 2}}
+    assert desk.needs() == again.get(meanwhile, {})
+    desk.pass_time(2 * limits.NACK_COPY_NS)
+    assert desk.needs() == {}
+
+
+def test_where_little_is_lost_a_request_is_said_once() -> None:
+    desk = ready_desk()
+    desk.window(IMAGE, [0, 1], list(range(K)), lose=((0, 2),))
+    desk.status()
+    desk.pass_time(3 * limits.NACK_COPY_NS)
+    assert len(desk.said(messages.Nack)) == 1
+
+
 def test_advice_keeps_silent_whom_it_covers() -> None:
     desk = ready_desk()
     desk.receivers = 1000

@@ -195,6 +195,25 @@ def test_nacks_of_several_receivers_are_gathered_advised_and_answered_once() -> 
     assert desk.session.poll_window(desk.now) is None
 
 
+def test_what_went_out_while_requests_were_gathered_is_not_advised() -> None:
+    """Its symbols are there before the advice is: whoever still lacks some then would wait for nothing."""
+    desk = Desk(StartRule(receivers=2))
+    desk.join(0)
+    desk.join(1)
+    desk.send_all()
+    desk.nack([(3, 1, 2)], 0)
+    desk.pass_time(limits.AGGREGATION_MAX_NS)
+    desk.mail()
+    desk.nack([(3, 1, 3), (7, 1, 1)], 1)  # of slice 3, something is about to go out anyway
+    window = desk.session.poll_window(desk.now)
+    assert window is not None
+    assert (window.slices.tolist(), window.counts.tolist()) == ([3], [3])
+    desk.pass_time(limits.AGGREGATION_MAX_NS)
+    (advice,) = desk.said(messages.RepairAdvice)
+    assert isinstance(advice, messages.RepairAdvice)
+    assert np.frombuffer(advice.items, messages.DEFICIT).tolist() == [(7, 1, 1)]
+
+
 @pytest.mark.parametrize(
     "needs", [[(0, 0, 1)], [(SLICES, 1, 1)], [(0, (1 << 32) - 1, 1)], [(5, 1, 1), (4, 1, 1)], [(0, 1, 0)]]
 )
