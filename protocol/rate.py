@@ -92,14 +92,13 @@ def capacity(sample: Sample, rate: float, tolerated: float) -> float | None:
         rate: what was sent at meanwhile.
         tolerated: loss that is not the rate's fault, and ``LOSS_HIGH``.
     """
-    excess = max(0.0, sample.loss - (tolerated - LOSS_HIGH))
-    found = None
-    if excess + sample.overrun > LOSS_HIGH:
-        found = CUT_MARGIN * rate * (1.0 - excess - sample.overrun)
     if sample.pool_fill > POOL_FILL_HIGH and sample.drain_rate > 0:
-        drained = sample.drain_rate * (1.0 - (sample.pool_fill - POOL_FILL_HIGH))
-        found = drained if found is None else min(found, drained)
-    return found
+        # What it seems to lose may lie in its socket, which it does not read while its pool is full.
+        return sample.drain_rate * (1.0 - (sample.pool_fill - POOL_FILL_HIGH))
+    excess = max(0.0, sample.loss - (tolerated - LOSS_HIGH))
+    if excess + sample.overrun > LOSS_HIGH:
+        return CUT_MARGIN * rate * (1.0 - excess - sample.overrun)
+    return None
 
 
 @dataclasses.dataclass(slots=True)
@@ -146,7 +145,7 @@ class RateControl:
         self._changed_ns = -1
         """When the rate was last changed: what was reported until then speaks of another rate."""
         self.limiting: frozenset[int] = frozenset()
-        """Receivers that asked for a lower rate in the last step, and could be believed."""
+        """Receivers that in the last step asked for a lower rate, believably, or whose pools kept it from growing."""
         self.limit: float | None = None
         """What the slowest of them carries; None where nobody asked."""
         self._experiment: _Experiment | None = None
@@ -268,6 +267,8 @@ class RateControl:
                 # The lowest believable limit counts; an incredible one only keeps the rate from growing.
                 if (certain, -capacity) > (believed and limit < self.rate, -limit):
                     limit, believed = capacity, certain
+            elif sample.pool_fill >= POOL_FILL_LOW:
+                limiting.add(index)
         self.limiting = frozenset(limiting)
         self.limit = limit if limit < self.rate else None
         return limit, worst, believed

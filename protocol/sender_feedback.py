@@ -98,6 +98,8 @@ class SenderFeedback:
         self._slow = SlowReceivers()
         self._rate_step_ns = now
         self._rate_step_sequence = 0
+        self._unsent = 0.0
+        """Bytes that were handed out and cannot have been sent yet, at the rates since then."""
         self._nack_count = 0
         self._valve_ns = now
         self._advice: dict[int, dict[int, int]] = {object_id: {} for object_id in schedules}
@@ -389,7 +391,11 @@ class SenderFeedback:
         elapsed_ns = now - self._rate_step_ns
         if self.control is None or elapsed_ns < interval_ns:
             return Verdict()
-        sent = (sequence - self._rate_step_sequence) * self._datagram_size
+        # Windows are handed out some ahead, and one may take many intervals: what has gone out is at most what the rate
+        # allowed, and at most what was handed out.
+        self._unsent += (sequence - self._rate_step_sequence) * self._datagram_size
+        sent = min(self._unsent, self.control.rate * elapsed_ns / limits.SECOND_NS)
+        self._unsent -= sent
         self._rate_step_ns, self._rate_step_sequence = now, sequence
         self.control.step(now, interval_ns=interval_ns, measured_rate=sent * limits.SECOND_NS / elapsed_ns)
         return self._slow.step(

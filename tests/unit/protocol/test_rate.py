@@ -13,7 +13,7 @@ import random
 import pytest
 
 from protocol import limits
-from protocol.rate import RateControl, Sample
+from protocol.rate import RateControl, Sample, capacity
 
 MB = 1e6
 INTERVAL_NS = 200 * limits.MILLISECOND_NS
@@ -194,3 +194,23 @@ def test_what_a_flooded_port_loses_is_never_taken_for_noise(afterwards: float) -
         control.step(now, interval_ns=50_000_000, measured_rate=control.rate)
     assert control.background == 0.0
     assert control.rate < 0.3 * 750e6
+
+
+def test_what_a_full_receiver_seems_to_lose_waits_in_its_socket() -> None:
+    """It drains 10 MB/s; the rate goes there and not to the floor, from which it would take minutes to come back."""
+    assert capacity(Sample(1.0, 0.0, 0.6, 10 * MB), 100 * MB, 0.005) == pytest.approx(7.5 * MB)
+    control = RateControl(start=20 * MB, ceiling=125 * MB)
+    for interval in range(4):
+        now = (interval + 1) * INTERVAL_NS
+        control.observe(0, Sample(1.0, 0.0, 0.5, 10 * MB), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    assert control.rate >= 8 * MB
+
+
+def test_who_keeps_the_rate_from_growing_holds_the_others_back_too() -> None:
+    control = RateControl(start=10 * MB, ceiling=125 * MB)
+    control.observe(0, Sample(0.0, 0.0, 0.2, 50 * MB), 1)
+    control.observe(1, Sample(0.0, 0.0, 0.0, 50 * MB), 1)
+    control.step(INTERVAL_NS, interval_ns=INTERVAL_NS, measured_rate=10 * MB)
+    assert control.rate == 10 * MB
+    assert (control.limiting, control.limit) == ({0}, None)
