@@ -23,7 +23,7 @@ from protocol import limits
 NACK_PROBABILITY = 0.05
 """Epsilon: the share of slices for which somebody may still have to ask (research §2.4)."""
 
-REPAIR_NACK_PROBABILITY = 0.005
+REPAIR_NACK_PROBABILITY = 0.02
 """The same for an answer to those who asked. There, the next round is late: by then a fast stream may have pushed what
 waits for it out of a receiver's pool, with its whole chunk, and that costs a hundred times what another symbol does."""
 

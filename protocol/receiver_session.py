@@ -429,7 +429,10 @@ class ReceiverSession:
             return
         slices, repairs = advised
         lacking = item.assembly.deficits_of(slices)
-        item.hold(slices[(lacking > 0) & (lacking <= repairs)], now + self._hold_off_ns())
+        covered = slices[(lacking > 0) & (lacking <= repairs)]
+        item.hold(covered, now + self._hold_off_ns())
+        if item.object_id in self._copies:
+            self._copies[item.object_id] = np.setdiff1d(self._copies[item.object_id], covered)
 
     def _take_end(self, message: messages.End) -> None:
         if self.state is ReceiverState.CONFIRMING:
@@ -794,7 +797,7 @@ class ReceiverSession:
             self.counters.nacks += 1
             self.counters.slices_requested += covered
             self._send_nack(item, items, now)
-            if self._loss_ppm_now() > limits.NACK_COPY_LOSS_PPM:
+            if covered <= limits.NACK_COPY_SLICES_MAX and self._loss_ppm_now() > limits.NACK_COPY_LOSS_PPM:
                 self._copies[item.object_id] = slices[:covered]
                 self._copy_ns = now + limits.NACK_COPY_NS
 
@@ -813,10 +816,10 @@ class ReceiverSession:
             )
         )
 
-    # DEVIATES RFC 5740 §5.3: where much is lost, a NACK is said twice. When it is lost itself, the next one comes a
-    # hold-off and a backoff later, and by then a fast stream has pushed the slice out of the pool, with all its chunk.
+    # DEVIATES RFC 5740 §5.3: where much is lost, a NACK for few slices is said twice. If it is lost, the next one comes
+    # a hold-off and a backoff later: by then, a fast stream has pushed the slice out of the pool, with all its chunk.
     def _send_copies(self, now: int) -> None:
-        """Ask once more for what was asked for a moment ago, as far as it is still lacking."""
+        """Ask once more for what was asked for a moment ago, as far as it is still lacking and was not advised."""
         for object_id, asked in self._copies.items():
             item = self._objects[object_id]
             deficits = item.assembly.deficits_of(asked)

@@ -327,7 +327,7 @@ class SenderSession:
         if now - self._join_count_ns > limits.SECOND_NS:
             self._join_count, self._join_count_ns = 0, now
         self._join_count += 1
-        elapsed_ns = max(now - self._join_count_ns, limits.JOIN_RETRY_NS)
+        elapsed_ns = max(now - self._join_count_ns, limits.JOIN_COUNT_MIN_NS)
         if self._join_count * limits.SECOND_NS > limits.JOIN_PER_S * elapsed_ns * 5 // 4:
             wider = min(max(2 * self._join_spread_ns, 2 * limits.SECOND_NS), limits.JOIN_SPREAD_MAX_NS)
             self._join_spread_ns = wider

@@ -157,7 +157,7 @@ def test_it_joins_until_it_is_welcome() -> None:
     desk.pass_time(0)
     desk.pass_time(7 * limits.SECOND_NS)
     joins = desk.said(messages.Join)
-    assert 4 <= len(joins) <= 6
+    assert 4 <= len(joins) <= 8
     assert joins[0] == messages.Join(bytes(range(16)), 9, "host", "/dev/x", -1, 0)
     desk.tell(messages.Welcome(bytes(16), 9, 3))
     desk.tell(messages.Welcome(bytes(range(16)), 8, 3))
@@ -298,8 +298,8 @@ def test_an_unanswered_request_for_the_manifest_is_repeated_within_a_pass() -> N
     assert nack.object_id == MANIFEST
 
 
-@pytest.mark.parametrize("meanwhile", ["nothing", "one came", "all came", "deferred"])
-def test_where_much_is_lost_a_request_is_said_twice_as_far_as_it_still_stands(meanwhile: str) -> None:
+@pytest.mark.parametrize("meanwhile", ["nothing", "one came", "all came", "advised", "deferred"])
+def test_where_much_is_lost_a_request_is_said_again_as_far_as_it_still_stands(meanwhile: str) -> None:
     desk = ready_desk()
     desk.window(IMAGE, [0], list(range(K)))
     desk.sequence += 2000  # lost, whatever it was
@@ -311,18 +311,26 @@ def test_where_much_is_lost_a_request_is_said_twice_as_far_as_it_still_stands(me
         desk.window(IMAGE, [1], [K])
     elif meanwhile == "all came":
         desk.window(IMAGE, [1, 2], [K, K + 1])
+    elif meanwhile == "advised":
+        items = np.array([(1, 1, 1), (2, 1, 1)], messages.DEFICIT).tobytes()
+        desk.tell(messages.RepairAdvice(IMAGE, items))
     elif meanwhile == "deferred":
         desk.tell(messages.Defer(3, 1000))
     desk.pass_time(limits.NACK_COPY_NS)
-    again = {"nothing": {1: 1, 2: 2}, "one came": {2: 2}}
+    again = {"nothing": {1: 1, 2: 2}, "one came": {2: 2}, "advised": {2: 2}}
     assert desk.needs() == again.get(meanwhile, {})
     desk.pass_time(2 * limits.NACK_COPY_NS)
     assert desk.needs() == {}
 
 
-def test_where_little_is_lost_a_request_is_said_once() -> None:
+@pytest.mark.parametrize("why", ["little is lost", "much is asked for"])
+def test_a_request_is_said_once_where(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     desk = ready_desk()
-    desk.window(IMAGE, [0, 1], list(range(K)), lose=((0, 2),))
+    desk.window(IMAGE, [0], list(range(K)))
+    if why == "much is asked for":
+        monkeypatch.setattr(limits, "NACK_COPY_SLICES_MAX", 0)
+        desk.sequence += 2000
+    desk.window(IMAGE, [1], list(range(K)), lose=((1, 2),))
     desk.status()
     desk.pass_time(3 * limits.NACK_COPY_NS)
     assert len(desk.said(messages.Nack)) == 1
