@@ -76,7 +76,8 @@ SESSIONS_HEARD_MAX = 256  # sessions a searching receiver remembers
 POLL_RECEIVERS_MAX = 8 * 1250  # receivers one POLL bitmap covers: 1250 bytes in one datagram (research §1.5)
 NACK_ITEMS_MAX = 148  # 9 bytes each: one datagram; what does not fit stays missing and is asked for next time
 
-ANNOUNCE_INTERVAL_NS = SECOND_NS
+ANNOUNCE_FIRST_NS = 60 * MILLISECOND_NS  # first repeat of an ANNOUNCE, that whoever waits and lost one need not wait
+ANNOUNCE_INTERVAL_NS = SECOND_NS  # up to which the interval doubles
 SOLICITED_GAP_NS = 50 * MILLISECOND_NS  # least time between two ANNOUNCEs, however many solicit
 JOIN_RETRY_NS = 150 * MILLISECOND_NS  # first repeat of an unanswered JOIN; doubles up to JOIN_RETRY_MAX_NS
 JOIN_RETRY_MAX_NS = 2 * SECOND_NS  # four in the silence that makes a receiver vanish

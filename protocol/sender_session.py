@@ -81,6 +81,7 @@ class SenderSession:
         self._silence_from_ns = now
         self._announce_ns = now
         self._announced_ns = now - limits.ANNOUNCE_INTERVAL_NS
+        self._announce_interval_ns = limits.ANNOUNCE_FIRST_NS
         self._status_ns: int | None = None
         self._status_interval_ns = limits.STATUS_INTERVAL_NS
         self._poll_ns: int | None = None
@@ -565,7 +566,8 @@ class SenderSession:
         )
         self._transmits.append(Transmit(Destination.DISCOVERY, self._encode(message)))
         self._announced_ns = now
-        self._announce_ns = now + limits.ANNOUNCE_INTERVAL_NS
+        self._announce_ns = now + self._announce_interval_ns
+        self._announce_interval_ns = min(2 * self._announce_interval_ns, limits.ANNOUNCE_INTERVAL_NS)
 
     def _send_status(self, now: int) -> None:
         message = messages.Status(

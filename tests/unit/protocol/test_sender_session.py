@@ -91,15 +91,19 @@ class Desk:
         self.tell(messages.Report(who, 0, 0, 0, 0, 0, loss_ppm, 0, 0, 0, 0, False), who)
 
 
-def test_it_announces_every_second_and_sooner_when_asked() -> None:
+def test_it_announces_every_second_sooner_at_first_and_when_asked() -> None:
     desk = Desk()
     desk.pass_time(0)
     ((destination, announce),) = desk.mail()
     assert destination is Destination.DISCOVERY
     assert isinstance(announce, messages.Announce)
     assert announce.state is SessionState.WAITING
-    desk.pass_time(limits.ANNOUNCE_INTERVAL_NS)
-    assert len(desk.said(messages.Announce)) == 1
+    desk.pass_time(limits.ANNOUNCE_FIRST_NS)
+    assert len(desk.said(messages.Announce)) == 1, "who lost the first one need not wait for a second"
+    desk.pass_time(2 * limits.SECOND_NS)
+    desk.mail()
+    desk.pass_time(3 * limits.ANNOUNCE_INTERVAL_NS)
+    assert len(desk.said(messages.Announce)) == 3
     for _receiver in range(100):
         desk.tell(messages.Solicit("lab"), session_id=0)
         desk.tell(messages.Solicit(""), session_id=0)
