@@ -59,6 +59,11 @@ def report_interval_ns(receivers: int) -> int:
     return max(limits.REPORT_INTERVAL_MIN_NS, receivers * limits.SECOND_NS // limits.REPORT_PER_S)
 
 
+def start_interval_ns(receivers: int) -> int:
+    """Return how often each of so many receivers reports until it is known that the first data passed."""
+    return max(limits.START_REPORT_INTERVAL_MIN_NS, receivers * limits.SECOND_NS // limits.START_REPORT_PER_S)
+
+
 def waiting_interval_ns(receivers: int) -> int:
     """Return how often each of so many receivers says that it lives before the start."""
     return max(limits.SECOND_NS, receivers * limits.SECOND_NS // limits.WAITING_REPORT_PER_S)

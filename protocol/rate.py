@@ -10,6 +10,7 @@ then on. One interval of loss is never believed: with thousands of receivers som
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from protocol import limits
 
@@ -54,6 +55,10 @@ BACKGROUND_SHARE = 0.6
 FLOOD_SHARE = 0.85
 """As ``BACKGROUND_SHARE``, for loss above ``FLOODED_LOSS``: so much noise is rare, and its share is known well."""
 
+STEADY_SHARE = 0.8
+"""Loss above ``FLOODED_LOSS`` is taken for noise only if the sample before it said so much of it too: where a flood
+begins, the first sample is half of a time before it, and what follows the cut is compared with too little."""
+
 ROSE_SHARE, ROSE_BY = 1.5, 0.1
 """Loss that is so many times as much after a cut as before it, or so much more, is no noise, which would have stayed
 the same: a queue was still filling when the loss was measured first."""
@@ -82,6 +87,13 @@ class Sample:
     """Share of the slice pool that waits for the receiver's workers and disk, in [0, 1]."""
     drain_rate: float
     """Stream bytes per second that the receiver finished."""
+    arrival_rate: float = math.inf
+    """Bytes per second that reached it, headers included; infinite where that is not known."""
+
+
+def _waits(sample: Sample) -> bool:
+    """Whether what a receiver seems to lose may lie in its socket, which it does not read while its pool is full."""
+    return sample.pool_fill > POOL_FILL_HIGH and sample.drain_rate > 0
 
 
 def capacity(sample: Sample, rate: float, tolerated: float) -> float | None:
@@ -92,8 +104,7 @@ def capacity(sample: Sample, rate: float, tolerated: float) -> float | None:
         rate: what was sent at meanwhile.
         tolerated: loss that is not the rate's fault, and ``LOSS_HIGH``.
     """
-    if sample.pool_fill > POOL_FILL_HIGH and sample.drain_rate > 0:
-        # What it seems to lose may lie in its socket, which it does not read while its pool is full.
+    if _waits(sample):
         return sample.drain_rate * (1.0 - (sample.pool_fill - POOL_FILL_HIGH))
     excess = max(0.0, sample.loss - (tolerated - LOSS_HIGH))
     if excess + sample.overrun > LOSS_HIGH:
@@ -110,6 +121,12 @@ class _Track:
     previous: Sample | None = None
 
     @property
+    def arrival_rate(self) -> float:
+        """The higher rate of the two: in the other, the sender may have paused."""
+        earlier = 0.0 if self.previous is None else self.previous.arrival_rate
+        return max(self.latest.arrival_rate, earlier)
+
+    @property
     def lasting_loss(self) -> float:
         """The lower loss of the two: a microburst is over in one."""
         return self.latest.loss if self.previous is None else min(self.latest.loss, self.previous.loss)
@@ -120,7 +137,12 @@ class _Experiment:
     """A cut whose effect on loss is being watched."""
 
     rate_before: float
+    """What to return to if it was noise."""
+    rate_cut: float
+    """The rate at which ``loss_before`` was measured."""
     loss_before: float
+    steady: bool
+    """Whether ``loss_before`` is known well enough to be compared with."""
 
 
 # DEVIATES RFC 5740 §5.5.2: no TFMCC (RFC 4654). The stream may take the whole of a switch port, which an equation made
@@ -161,6 +183,11 @@ class RateControl:
         """Drop a receiver that left."""
         self._tracks.pop(receiver_index, None)
 
+    def flooded(self) -> bool:
+        """Whether so much is lost that the next step cannot wait for the end of its interval."""
+        fresh = {index: track for index, track in self._tracks.items() if track.at_ns > self._changed_ns}
+        return bool(fresh) and self._flood(fresh) > max(FLOODED_LOSS, self.tolerated)
+
     def step(self, now: int, *, interval_ns: int, measured_rate: float) -> None:
         """Decide once per control interval.
 
@@ -180,19 +207,22 @@ class RateControl:
         if not fresh:
             return
         limit, loss, believed = self._limit(fresh)
+        before_cut = self.rate
         if self._experiment is not None:
             # Only one interval is needed here: the question is whether the same loss is still there. A link that was
             # far too full is still too full after one cut, but loses less, and how much less is known exactly.
             before = self._experiment
-            still_full = max(0.0, 1.0 - (1.0 - before.loss_before) * before.rate_before / self.rate)
+            still_full = max(0.0, 1.0 - (1.0 - before.loss_before) * before.rate_cut / self.rate)
             noise = max(BACKGROUND_SHARE * before.loss_before, (still_full + before.loss_before) / 2)
             if before.loss_before > FLOODED_LOSS:
                 noise = max(noise, FLOOD_SHARE * before.loss_before)
             if loss > min(ROSE_SHARE * before.loss_before, before.loss_before + ROSE_BY):
                 believed = True
+            elif loss > noise and not before.steady:
+                believed, before_cut = True, before.rate_before
             elif loss > noise:
                 self.background = max(self.background, loss)
-                self.rate = min(self._experiment.rate_before, self.ceiling)
+                self.rate = min(before.rate_before, self.ceiling)
                 self._experiment = None
                 self._changed(now, interval_ns)
                 return
@@ -201,20 +231,27 @@ class RateControl:
         if doubtful and self._doubtful_count > DOUBTFUL_SHARE * len(fresh):
             return
         if limit < self.rate and not doubtful:
-            self._startup = False
             self._growth_share = GROWTH_SHARE
             if loss > LOSS_HIGH:
-                self._experiment = _Experiment(self.rate, loss)
+                self._experiment = _Experiment(before_cut, self.rate, loss, self._steady(fresh, loss))
             full = [track.latest for track in fresh.values() if track.latest.pool_fill > POOL_FILL_HIGH]
             if full:
                 self._drained = min(sample.drain_rate for sample in full)
             lowest = self.rate / 2
-            flood = self._lasting_loss(fresh)
+            flood = self._flood(fresh)
             if flood > FLOODED_LOSS:
-                lowest = min(lowest, CUT_MARGIN * self.rate * (1 - flood))
+                # What was sent meanwhile may have been a burst: what arrived in a second then says more than its share.
+                arrived = min(
+                    track.arrival_rate
+                    for track in fresh.values()
+                    if track.latest.loss >= flood and not _waits(track.latest)
+                )
+                limit = CUT_MARGIN * min(self.rate * (1 - flood), arrived)
+                lowest = min(lowest, limit)
             self.rate = max(self.floor, limit, lowest)
+            self._startup = False
             self._last_limit = self.rate / CUT_MARGIN
-            self._changed(now, 2 * interval_ns)
+            self._changed(now, interval_ns if flood > FLOODED_LOSS else 2 * interval_ns)
         elif (
             self._lasting_loss(fresh) - self.background * BACKGROUND_SLACK <= LOSS_LOW
             and measured_rate > USED_SHARE * self.rate
@@ -279,6 +316,27 @@ class RateControl:
         losses = sorted(track.lasting_loss for track in tracks.values())
         new = sum(track.previous is None for track in tracks.values())
         return losses[-1 - min(new, int(DOUBTFUL_SHARE * len(losses)))]
+
+    def _flood(self, tracks: dict[int, _Track]) -> float:
+        """Return the loss that is one if it is above ``FLOODED_LOSS``: lasting, or, at the start, seen once.
+
+        At the start the sample before it was taken while the queue filled.
+        """
+        losses = sorted(0.0 if _waits(track.latest) else self._flood_of(track) for track in tracks.values())
+        doubtful = int(DOUBTFUL_SHARE * len(losses))
+        if not self._startup:
+            doubtful = min(doubtful, sum(track.previous is None for track in tracks.values()))
+        return losses[-1 - doubtful]
+
+    def _flood_of(self, track: _Track) -> float:
+        return track.latest.loss if self._startup else track.lasting_loss
+
+    def _steady(self, tracks: dict[int, _Track], loss: float) -> bool:
+        """Return whether what is lost after a cut can be compared with this loss."""
+        return loss <= FLOODED_LOSS or any(
+            track.lasting_loss > STEADY_SHARE * loss and not (self._startup and track.previous is None)
+            for track in tracks.values()
+        )
 
     def _certain(self, track: _Track, sample: Sample) -> bool:
         """Return whether a sample that asks for a lower rate is more than a microburst."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 
 import numpy as np
 
@@ -96,6 +97,9 @@ class SenderFeedback:
         self._loss = parity.FleetLoss()
         self._correction = parity.Correction()
         self._slow = SlowReceivers()
+        self._starting = control is not None
+        """Nobody has said yet that the first data passed."""
+        self._begun_ns = now
         self._rate_step_ns = now
         self._rate_step_sequence = 0
         self._unsent = 0.0
@@ -122,7 +126,8 @@ class SenderFeedback:
     @property
     def report_interval_ns(self) -> int:
         """How often each receiver reports; grows with the fleet so that the sender is never flooded."""
-        return feedback.report_interval_ns(self._fleet.live_count)
+        interval_of = feedback.start_interval_ns if self._starting else feedback.report_interval_ns
+        return interval_of(self._fleet.live_count)
 
     @property
     def tolerated(self) -> float:
@@ -136,6 +141,14 @@ class SenderFeedback:
             return 0.0
         # Who carries about as much as the slowest one known has nothing to add.
         return self.control.rate if self.control.limit is None else 0.9 * self.control.limit
+
+    # DEVIATES RFC 5740 §5.5.2: no slow start: it costs a fast network more than it saves a slow one. The stream begins
+    # at full pace, with no more than may be lost on the way before anybody can say so.
+    def affordable(self, sequence: int, now: int) -> bool:
+        """Whether more data may be handed out after ``sequence`` datagrams: at the start, only so much at first."""
+        if self._starting and now - self._begun_ns >= limits.START_WAIT_NS:
+            self._starting = False
+        return not self._starting or sequence * self._datagram_size < limits.START_CREDIT
 
     def gathered(self, now: int) -> bool:
         """Whether repairs may go out: nobody's NACKs are being waited for."""
@@ -196,12 +209,18 @@ class SenderFeedback:
         self._observe_burst(message.burst, message.loss_ppm / 1e6, now)
         loss = message.loss_ppm / 1e6
         heard = message.symbols_received + message.lost_network
+        if 4 * heard * self._datagram_size >= limits.START_CREDIT:
+            self._starting = False
         earlier = 0 if before is None else before.symbols_received + before.lost_network
         # One bad interval is a queue or a pause, and not what repair symbols are for; a long one is no single moment,
         # and the first one is all that is known.
         believed = peer.lasting_loss is None or now - peer.reported_ns >= LONG_INTERVAL_NS
         if heard > earlier:
             self._note_loss(peer, loss if believed else min(loss, peer.loss), heard - earlier)
+        arrival_rate = math.inf
+        if before is not None and now - peer.reported_ns >= limits.START_REPORT_INTERVAL_MIN_NS // 2:
+            arrived = (message.symbols_received - before.symbols_received) * self._datagram_size
+            arrival_rate = arrived * limits.SECOND_NS / (now - peer.reported_ns)
         peer.loss, peer.reported_ns = loss, now
         if self.control is not None and not peer.slow:
             self.control.observe(
@@ -211,6 +230,7 @@ class SenderFeedback:
                     overrun=message.overrun_ppm / 1e6,
                     pool_fill=message.pool_fill_permille / 1e3,
                     drain_rate=float(message.drain_rate),
+                    arrival_rate=arrival_rate,
                 ),
                 now,
             )
@@ -379,7 +399,7 @@ class SenderFeedback:
 
     def begin_rate(self, now: int) -> None:
         """The data begins: the first control interval does, too."""
-        self._rate_step_ns = now
+        self._begun_ns = self._rate_step_ns = now
 
     def step_rate(self, sequence: int, now: int) -> Verdict:
         """Decide about the rate, if a control interval has passed; returns whom the session goes without."""
@@ -389,7 +409,7 @@ class SenderFeedback:
             min(4 * self.grtt_ns, limits.CONTROL_INTERVAL_MAX_NS),
         )
         elapsed_ns = now - self._rate_step_ns
-        if self.control is None or elapsed_ns < interval_ns:
+        if self.control is None or elapsed_ns < (1 if self.control.flooded() else interval_ns):
             return Verdict()
         # Windows are handed out some ahead, and one may take many intervals: what has gone out is at most what the rate
         # allowed, and at most what was handed out.

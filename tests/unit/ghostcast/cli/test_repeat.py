@@ -51,8 +51,9 @@ def test_fifty_receivers_come_and_go_and_the_sender_stays_as_it_was(tmp_path: Pa
     assert len(facts["receivers"]) == SESSIONS * RECEIVERS
     assert json.loads(out.splitlines()[-1])["event"] == "stopped"
     descriptors, threads, memory = zip(*sizes, strict=True)
-    assert max(descriptors[1:]) <= descriptors[0] + 1  # taken while a session ends or the next begins
-    assert max(threads[1:]) <= threads[0] + 2
+    # Each was taken while a session ended or the next began, so one alone says little; what stays grows with each.
+    assert min(descriptors[-3:]) <= descriptors[0] + 1
+    assert min(threads[-3:]) <= threads[0] + 2
     assert memory[-1] - memory[1] < 8 * MIB
 
 
