@@ -57,6 +57,8 @@ class Peer:
     """Network loss over several intervals, single bad ones left out; None: not measured yet."""
     loss_weight: int = 0
     """Datagrams behind ``lasting_loss``, up to where older ones are forgotten."""
+    reported_sequence: int = 0
+    """Up to where in the stream its last report spoke."""
     reported_ns: int = 0
     slow: bool = False
     """The session does not go at its pace: it is served when the others have everything."""

@@ -200,6 +200,8 @@ class Report(Message, frozen=True, array_like=True, tag=10):
     """The target is being compared with the manifest; nothing is asked for meanwhile."""
     burst: U32 = 0
     """Most datagrams lost in a row since the last REPORT or NACK."""
+    sequence: Sequence = 0
+    """Sequence number after the newest data datagram heard: up to where in the stream this speaks."""
 
 
 class Done(Message, frozen=True, array_like=True, tag=11):

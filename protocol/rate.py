@@ -43,6 +43,13 @@ FLOODED_LOSS = 0.3
 else it is halved at most. Halving took a session that began at 6 Gbit/s on a port of 800 Mbit/s a second, and all that
 was lost meanwhile had to be sent again."""
 
+TELLING_LOST = 10
+"""Lost datagrams from which a share is known: of forty, one is lost now and then."""
+
+ARRIVED_SHARE_MIN = 0.5
+"""What arrived in a second at a receiver that is flooded at the start is believed down to this share of what its loss
+tells: one that has no time to read has little to say."""
+
 POOL_FILL_HIGH = 0.35
 """Share of a receiver's slice pool waiting for its own disk beyond which its drain rate limits the sender."""
 
@@ -56,8 +63,8 @@ FLOOD_SHARE = 0.85
 """As ``BACKGROUND_SHARE``, for loss above ``FLOODED_LOSS``: so much noise is rare, and its share is known well."""
 
 STEADY_SHARE = 0.8
-"""Loss above ``FLOODED_LOSS`` is taken for noise only if the sample before it said so much of it too: where a flood
-begins, the first sample is half of a time before it, and what follows the cut is compared with too little."""
+"""Loss above ``FLOODED_LOSS`` is compared with what is lost after a cut only if the sample before it said so much of it
+too: where a flood begins, a sample is half of a time before it."""
 
 ROSE_SHARE, ROSE_BY = 1.5, 0.1
 """Loss that is so many times as much after a cut as before it, or so much more, is no noise, which would have stayed
@@ -70,6 +77,9 @@ share of those that spoke: among two thousand, somebody always has a microburst.
 BACKGROUND_SLACK = 1.3
 """How far above the background loss must rise before it counts: samples of one interval scatter."""
 
+
+SUSPECT_INTERVALS = 5
+"""Control intervals for which, after a flood, those that told it are waited for."""
 
 SAMPLE_INTERVALS = 3
 """Control intervals for which a sample counts."""
@@ -87,6 +97,8 @@ class Sample:
     """Share of the slice pool that waits for the receiver's workers and disk, in [0, 1]."""
     drain_rate: float
     """Stream bytes per second that the receiver finished."""
+    datagrams: int = 1 << 30
+    """Of how many datagrams this speaks."""
     arrival_rate: float = math.inf
     """Bytes per second that reached it, headers included; infinite where that is not known."""
 
@@ -94,6 +106,11 @@ class Sample:
 def _waits(sample: Sample) -> bool:
     """Whether what a receiver seems to lose may lie in its socket, which it does not read while its pool is full."""
     return sample.pool_fill > POOL_FILL_HIGH and sample.drain_rate > 0
+
+
+def _lost(sample: Sample) -> float:
+    """Return how many datagrams a sample says to be lost."""
+    return max(sample.loss, sample.overrun) * sample.datagrams
 
 
 def capacity(sample: Sample, rate: float, tolerated: float) -> float | None:
@@ -143,6 +160,10 @@ class _Experiment:
     loss_before: float
     steady: bool
     """Whether ``loss_before`` is known well enough to be compared with."""
+    suspects: frozenset[int]
+    """Who was flooded, if it was a flood: one of them has to speak first."""
+    until_ns: int
+    """How long they are waited for."""
 
 
 # DEVIATES RFC 5740 §5.5.2: no TFMCC (RFC 4654). The stream may take the whole of a switch port, which an equation made
@@ -170,6 +191,8 @@ class RateControl:
         """Receivers that in the last step asked for a lower rate, believably, or whose pools kept it from growing."""
         self.limit: float | None = None
         """What the slowest of them carries; None where nobody asked."""
+        self.flood_count = 0
+        """How often the rate was cut for a flood: what was lost before says nothing of what is lost afterwards."""
         self._experiment: _Experiment | None = None
 
     def observe(self, receiver_index: int, sample: Sample, now: int) -> None:
@@ -212,13 +235,17 @@ class RateControl:
             # Only one interval is needed here: the question is whether the same loss is still there. A link that was
             # far too full is still too full after one cut, but loses less, and how much less is known exactly.
             before = self._experiment
+            flood_before = before.loss_before > FLOODED_LOSS
+            waiting = now < before.until_ns and before.suspects and before.suspects.isdisjoint(fresh)
+            if waiting and self._flood(fresh) <= FLOODED_LOSS:
+                return
             still_full = max(0.0, 1.0 - (1.0 - before.loss_before) * before.rate_cut / self.rate)
             noise = max(BACKGROUND_SHARE * before.loss_before, (still_full + before.loss_before) / 2)
-            if before.loss_before > FLOODED_LOSS:
+            if flood_before:
                 noise = max(noise, FLOOD_SHARE * before.loss_before)
             if loss > min(ROSE_SHARE * before.loss_before, before.loss_before + ROSE_BY):
                 believed = True
-            elif loss > noise and not before.steady:
+            elif loss > noise and (not before.steady or (loss > FLOODED_LOSS and not flood_before)):
                 believed, before_cut = True, before.rate_before
             elif loss > noise:
                 self.background = max(self.background, loss)
@@ -233,25 +260,33 @@ class RateControl:
         if limit < self.rate and not doubtful:
             self._growth_share = GROWTH_SHARE
             if loss > LOSS_HIGH:
-                self._experiment = _Experiment(before_cut, self.rate, loss, self._steady(fresh, loss))
+                suspects = frozenset(index for index, track in fresh.items() if track.latest.loss > FLOODED_LOSS)
+                steady, until_ns = self._steady(fresh, loss), now + SUSPECT_INTERVALS * interval_ns
+                self._experiment = _Experiment(before_cut, self.rate, loss, steady, suspects, until_ns)
             full = [track.latest for track in fresh.values() if track.latest.pool_fill > POOL_FILL_HIGH]
             if full:
                 self._drained = min(sample.drain_rate for sample in full)
             lowest = self.rate / 2
             flood = self._flood(fresh)
             if flood > FLOODED_LOSS:
-                # What was sent meanwhile may have been a burst: what arrived in a second then says more than its share.
-                arrived = min(
-                    track.arrival_rate
-                    for track in fresh.values()
-                    if track.latest.loss >= flood and not _waits(track.latest)
-                )
-                limit = CUT_MARGIN * min(self.rate * (1 - flood), arrived)
+                self.flood_count += 1
+                limit = self.rate * (1 - flood)
+                if self._startup:
+                    # The first data is a burst: what arrived in a second then says more than its share.
+                    arrived = min(
+                        track.arrival_rate
+                        for track in fresh.values()
+                        if track.latest.loss >= flood and not _waits(track.latest)
+                    )
+                    limit = min(limit, max(arrived, limit * ARRIVED_SHARE_MIN))
+                limit *= CUT_MARGIN
                 lowest = min(lowest, limit)
             self.rate = max(self.floor, limit, lowest)
-            self._startup = False
             self._last_limit = self.rate / CUT_MARGIN
-            self._changed(now, interval_ns if flood > FLOODED_LOSS else 2 * interval_ns)
+            # A little loss at the start may be the beginning of a flood, which must not go on unheard.
+            intervals = 1 if flood > FLOODED_LOSS or self._startup else 2
+            self._startup = False
+            self._changed(now, intervals * interval_ns)
         elif (
             self._lasting_loss(fresh) - self.background * BACKGROUND_SLACK <= LOSS_LOW
             and measured_rate > USED_SHARE * self.rate
@@ -332,19 +367,22 @@ class RateControl:
         return track.latest.loss if self._startup else track.lasting_loss
 
     def _steady(self, tracks: dict[int, _Track], loss: float) -> bool:
-        """Return whether what is lost after a cut can be compared with this loss."""
-        return loss <= FLOODED_LOSS or any(
-            track.lasting_loss > STEADY_SHARE * loss and not (self._startup and track.previous is None)
-            for track in tracks.values()
-        )
+        """Return whether this loss can be compared with what is lost after a cut; that of the first burst never can."""
+        if loss <= FLOODED_LOSS:
+            return True
+        return not self._startup and self._lasting_loss(tracks) > STEADY_SHARE * loss
 
     def _certain(self, track: _Track, sample: Sample) -> bool:
         """Return whether a sample that asks for a lower rate is more than a microburst."""
         if sample.pool_fill > POOL_FILL_HIGH:
             return True  # A queue of many milliseconds that is half full did not fill by chance.
-        if self._startup and max(sample.loss, sample.overrun) > 4 * LOSS_HIGH:
-            return True  # The rate was just doubled: nor is this.
-        return track.previous is not None and self._capacity(track.previous) < self.rate
+        before = track.previous
+        lasting = before is not None and self._capacity(before) < self.rate
+        if not self._startup:
+            return lasting
+        # The rate was just raised, and a cut for nothing would hide what comes of that.
+        lost = _lost(sample) + (_lost(before) if lasting and before is not None else 0.0)
+        return lost >= TELLING_LOST and (lasting or max(sample.loss, sample.overrun) > 4 * LOSS_HIGH)
 
     def _capacity(self, sample: Sample) -> float:
         carried = capacity(sample, self.rate, self.tolerated)

@@ -807,7 +807,7 @@ class ReceiverSession:
             messages.Nack(
                 receiver_index=self.receiver_index,
                 object_id=item.object_id,
-                sequence=max(0, self._closed_sequence()),
+                sequence=_sayable(self._closed_sequence()),
                 echo_us=self._echo(),
                 hold_us=self._hold_us(now),
                 loss_ppm=self._loss_ppm_now(),
@@ -907,6 +907,7 @@ class ReceiverSession:
                 finishing=self.state is ReceiverState.FINISHING,
                 checking=self.checking,
                 burst=self._take_burst(),
+                sequence=_sayable(self._highest),
             )
         )
 
@@ -924,3 +925,8 @@ class ReceiverSession:
         self._done_ns = now + self._done_retry_ns
         longest_ns = max(limits.DONE_REPEAT_MAX_NS, feedback.done_repeat_ns(self._receivers))
         self._done_retry_ns = min(2 * self._done_retry_ns, longest_ns)
+
+
+def _sayable(sequence: int) -> int:
+    """Return what a message can say of a sequence number, which foreign words may have put anywhere."""
+    return min(max(0, sequence), limits.SEQUENCE_MAX - 1)

@@ -102,6 +102,8 @@ class SenderFeedback:
         self._begun_ns = now
         self._rate_step_ns = now
         self._rate_step_sequence = 0
+        self._cut_sequence = 0
+        """Datagrams below it went out before the rate was last cut for a flood."""
         self._unsent = 0.0
         """Bytes that were handed out and cannot have been sent yet, at the rates since then."""
         self._nack_count = 0
@@ -221,8 +223,10 @@ class SenderFeedback:
         if before is not None and now - peer.reported_ns >= limits.START_REPORT_INTERVAL_MIN_NS // 2:
             arrived = (message.symbols_received - before.symbols_received) * self._datagram_size
             arrival_rate = arrived * limits.SECOND_NS / (now - peer.reported_ns)
-        peer.loss, peer.reported_ns = loss, now
-        if self.control is not None and not peer.slow:
+        # A receiver that had no time reports late, and of the flood that is over: it cannot say what the cut ended.
+        outdated = peer.reported_sequence < self._cut_sequence
+        peer.loss, peer.reported_ns, peer.reported_sequence = loss, now, min(message.sequence, sequence)
+        if self.control is not None and not peer.slow and not outdated:
             self.control.observe(
                 peer.index,
                 rate.Sample(
@@ -230,6 +234,7 @@ class SenderFeedback:
                     overrun=message.overrun_ppm / 1e6,
                     pool_fill=message.pool_fill_permille / 1e3,
                     drain_rate=float(message.drain_rate),
+                    datagrams=max(0, heard - earlier),
                     arrival_rate=arrival_rate,
                 ),
                 now,
@@ -417,7 +422,10 @@ class SenderFeedback:
         sent = min(self._unsent, self.control.rate * elapsed_ns / limits.SECOND_NS)
         self._unsent -= sent
         self._rate_step_ns, self._rate_step_sequence = now, sequence
+        floods = self.control.flood_count
         self.control.step(now, interval_ns=interval_ns, measured_rate=sent * limits.SECOND_NS / elapsed_ns)
+        if self.control.flood_count != floods:
+            self._cut_sequence = sequence - int(self._unsent / self._datagram_size)
         return self._slow.step(
             self.control.limiting,
             self.control.rate,

@@ -43,7 +43,8 @@ def examples() -> dict[str, messages.AnyMessage]:
         "repair_advice": messages.RepairAdvice(limits.OBJECT_IMAGE, ITEMS),
         "nack": messages.Nack(17, limits.OBJECT_IMAGE, 123_456_700_000, 0x01020304, 1500, 1200, ITEMS, 44),
         "report": messages.Report(
-            17, 0x01020304, 900, 1_000_000, 1200, 30, 1200, 30, 125, 90_000_000, 4_294_967_296, False, True, 44
+            17, 0x01020304, 900, 1_000_000, 1200, 30, 1200, 30, 125, 90_000_000, 4_294_967_296, False, True, 44,
+            123_456_789_000,
         ),
         "done": messages.Done(17, digest, 12_884_901_888, 1200, 30),
         "fail": messages.Fail(17, "write error at byte 4096"),
@@ -93,7 +94,7 @@ def largest() -> list[messages.AnyMessage]:
         messages.Poll(U32, limits.POLL_RECEIVERS_MAX, bytes(limits.POLL_RECEIVERS_MAX // 8)),
         messages.RepairAdvice(255, items),
         messages.Nack(U32, 255, sequence, U32, U32, 1_000_000, items, U32),
-        messages.Report(U32, U32, U32, U63, U63, U63, 1_000_000, 1_000_000, 1000, U63, U63, True, True, U32),
+        messages.Report(U32, U32, U32, U63, U63, U63, 1_000_000, 1_000_000, 1000, U63, U63, True, True, U32, sequence),
         messages.Done(U32, digest, U63, U63, U63),
         messages.Fail(U32, text),
         messages.End(messages.EndReason.FAILED, text),
@@ -143,7 +144,7 @@ def test_a_field_beyond_its_bounds_makes_the_message_malformed(name: str, field:
 def test_a_short_array_is_malformed() -> None:
     for message in examples().values():
         fields = msgspec.msgpack.decode(messages.encode(0, message)[wire.CONTROL_BODY_OFFSET :])
-        optional = {messages.Announce: 1, messages.Join: 1, messages.Nack: 1, messages.Report: 2}.get(type(message), 0)
+        optional = {messages.Announce: 1, messages.Join: 1, messages.Nack: 1, messages.Report: 3}.get(type(message), 0)
         shortest = len(fields) - optional - 1
         drops = wire.Drops()
         assert messages.decode(msgspec.msgpack.encode(fields[:shortest]), drops) is None

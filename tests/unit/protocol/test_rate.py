@@ -180,10 +180,35 @@ def test_a_flood_is_answered_with_what_gets_through_in_one_step() -> None:
 
 
 def test_what_arrived_says_more_than_its_share_of_a_burst() -> None:
+    for arrived, believed in ((100e6, 100e6), (5e6, 0.5 * 0.2 * 750e6)):
+        control = RateControl(start=750e6, ceiling=1250e6)
+        control.observe(0, Sample(0.8, 0.0, 0.0, 0.0, arrival_rate=arrived), 50_000_000)
+        control.step(50_000_000, interval_ns=50_000_000, measured_rate=750e6)
+        assert control.rate == pytest.approx(0.97 * believed)
+
+
+def test_one_lost_of_forty_is_no_loss_of_a_fortieth() -> None:
+    for datagrams, rate in ((40, 750e6), (4000, 0.97 * 0.975 * 750e6)):
+        control = RateControl(start=750e6, ceiling=1250e6)
+        control.observe(0, Sample(0.025, 0.0, 0.0, 0.0, datagrams=datagrams), 1)
+        control.step(1, interval_ns=10, measured_rate=750e6)
+        assert control.rate == pytest.approx(rate)
+
+
+def test_after_a_flood_those_that_told_it_speak_first() -> None:
     control = RateControl(start=750e6, ceiling=1250e6)
-    control.observe(0, Sample(0.8, 0.0, 0.0, 0.0, arrival_rate=25e6), 50_000_000)
-    control.step(50_000_000, interval_ns=50_000_000, measured_rate=750e6)
-    assert control.rate == pytest.approx(0.97 * 25e6)
+    control.observe(0, Sample(0.8, 0.0, 0.0, 0.0), 1)
+    control.observe(1, Sample(0.0, 0.0, 0.0, 0.0), 1)
+    control.step(1, interval_ns=10, measured_rate=750e6)
+    cut, now = control.rate, 1
+    assert (cut, control.flood_count) == (pytest.approx(0.97 * 0.2 * 750e6), 1)
+    for now in range(20, 51, 10):
+        control.observe(1, Sample(0.0, 0.0, 0.0, 0.0), now)
+        control.step(now, interval_ns=10, measured_rate=cut)
+        assert control.rate == cut  # whoever lost nothing knows nothing of the flood
+    control.observe(0, Sample(0.0, 0.0, 0.0, 0.0), now + 1)
+    control.step(now + 1, interval_ns=10, measured_rate=cut)
+    assert control.rate > cut
 
 
 def test_one_of_a_thousand_that_is_flooded_at_the_start_is_a_microburst() -> None:
@@ -196,27 +221,34 @@ def test_one_of_a_thousand_that_is_flooded_at_the_start_is_a_microburst() -> Non
 def start(capacity: float, noise: float, *, queue_s: float, interval_ms: int, seed: int) -> tuple[RateControl, float]:
     """Begin at 6 Gbit/s on a link with a queue; return what the control knows after 3 s and how many bytes were sent.
 
-    Reports speak of what left the queue since the last one, so they come late, and the first one after a change speaks
-    of both rates.
+    Reports speak of what left the queue since the last one, so they come late. One that speaks of a time before the
+    last flood was answered does not count, as in ``SenderFeedback``.
     """
     rng, control = random.Random(seed), RateControl(start=750e6, ceiling=1250e6)
     queued, total, sent, lost, arrived = 0.0, 0.0, 0.0, 0.0, 0.0
-    report_ms, step_ms, delayed = float(rng.randrange(interval_ms)), 0, collections.deque[tuple[int, float, float]]()
+    report_ms, step_ms, delayed = (
+        float(rng.randrange(interval_ms)),
+        0,
+        collections.deque[tuple[int, float, float, int]](),
+    )
+    oldest: int | None = None
     for now in range(1, 3001):
         offered = control.rate / 1000
         total += offered
         accepted = min(offered, queue_s * capacity - queued + capacity / 1000)
         queued = max(0.0, queued + accepted - capacity / 1000)
-        delayed.append((now + int(1000 * queued / capacity), offered, accepted))
+        delayed.append((now + int(1000 * queued / capacity), offered, accepted, control.flood_count))
         while delayed and delayed[0][0] <= now:
-            _due, one_offered, one_accepted = delayed.popleft()
+            _due, one_offered, one_accepted, cuts = delayed.popleft()
+            oldest = cuts if oldest is None else oldest
             sent, arrived = sent + one_offered, arrived + one_accepted * (1 - noise)
             lost += one_offered - one_accepted * (1 - noise)
         if now >= report_ms:
-            if sent:
+            if sent and oldest == control.flood_count:
                 rate_in = arrived * 1000 / interval_ms
                 control.observe(0, Sample(lost / sent, 0.0, 0.0, 0.0, arrival_rate=rate_in), now * 1_000_000)
             sent = lost = arrived = 0.0
+            oldest = None
             report_ms = now + interval_ms * rng.uniform(0.9, 1.1)
         interval = min(200, 4 * interval_ms)
         if now - step_ms >= interval or control.flooded():
