@@ -17,7 +17,8 @@ from protocol.errors import ExitStatus, UsageError
 
 if TYPE_CHECKING:
     from ghostcast.image.reader import ImageFile
-    from ghostcast.sender.engine import SendEngine, SendOptions
+    from ghostcast.sender.engine import SendEngine
+    from ghostcast.sender.options import SendOptions
     from ghostcast.stages import Stages
     from protocol.fleet import Peer
     from protocol.sender_events import Event
@@ -139,9 +140,8 @@ def send(
     The exit status is 0 only if every receiver that joined has confirmed a verified copy.
     """
     from ghostcast.cli.run import begin_report, failure_status, run_interruptible, write_report
-    from ghostcast.cli.sender_view import choose_view
     from ghostcast.image.labels import open_labelled
-    from ghostcast.sender.engine import SendEngine
+    from ghostcast.sender.opening import Opening
 
     path = choose_image(image, library)
     begin_report(report, [path])
@@ -172,10 +172,15 @@ def send(
             if repeat:
                 status = _serve_repeatedly(opened, options, report, json_lines=json_lines)
                 raise typer.Exit(status)
-            engine = SendEngine(opened, options, int.from_bytes(os.urandom(4)) | 1)
-            view = choose_view(engine, json_lines)
-            with view:
-                run_interruptible(lambda: engine.run(view), engine.interrupt, on_enter=engine.start_now)
+            with Opening(options) as opening:
+                # Loaded while the answer to the opening's question is on its way.
+                from ghostcast.cli.sender_view import choose_view
+                from ghostcast.sender.engine import SendEngine
+
+                engine = SendEngine(opened, options, int.from_bytes(os.urandom(4)) | 1, opening)
+                view = choose_view(engine, json_lines)
+                with view:
+                    run_interruptible(lambda: engine.run(view), engine.interrupt, on_enter=engine.start_now)
             status = exit_status(engine)
             reason = closing_line(engine, status)
     except typer.Exit:
@@ -213,7 +218,7 @@ def _options(
     """Return what the command line asks for, checked."""
     from ghostcast.cli.run import check_session_name
     from ghostcast.net.interfaces import choose_interface
-    from ghostcast.sender.engine import SendOptions
+    from ghostcast.sender.options import SendOptions
     from protocol.sender_events import StartRule
 
     check_session_name(session)

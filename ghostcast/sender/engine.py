@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import queue
-import socket
 import threading
 import time
 
@@ -24,7 +22,6 @@ from ghostcast.fec.kernel import load_kernel
 from ghostcast.image.reader import ImageFile
 from ghostcast.net import sockets
 from ghostcast.net.control import ControlEndpoint
-from ghostcast.net.interfaces import Interface
 from ghostcast.net.transmit import BatchSender
 from ghostcast.sender.layout import (
     BUFFERS_DEFAULT,
@@ -35,7 +32,8 @@ from ghostcast.sender.layout import (
     WindowEncoder,
     window_datagrams_max,
 )
-from ghostcast.stages import OFF, Stages
+from ghostcast.sender.opening import Opening
+from ghostcast.sender.options import SendOptions
 from protocol import limits, messages, wire
 from protocol.errors import UsageError
 from protocol.extents import Extents
@@ -43,32 +41,8 @@ from protocol.manifest import manifest_digest
 from protocol.messages import EndReason
 from protocol.partition import Partition
 from protocol.schedule import Window
-from protocol.sender_events import Destination, Event, SessionParameters, StartRule
+from protocol.sender_events import Destination, Event, SessionParameters
 from protocol.sender_session import SenderSession
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SendOptions:
-    """What a person chose for one session."""
-
-    session_name: str
-    interface: Interface
-    start: StartRule
-    group: str | None = None
-    port: int = limits.DISCOVERY_PORT
-    ttl: int = 1
-    rate: float | None = None
-    """Bytes per second, or None to find it."""
-    repair_symbols: int | None = None
-    """Per slice, or None to follow the measured loss."""
-    symbol_size: int | None = None
-    """None: what the interface's MTU allows."""
-    window_slices: int | None = None
-    """D, or None: the default, and wider where bursts of loss are measured."""
-    leave_slow: bool = True
-    """Whether a few slow receivers are served after the others."""
-    stages: Stages = OFF
-    """Where the engine tells how long each stage takes."""
 
 
 class Observer:
@@ -83,8 +57,11 @@ class Observer:
 
 PROGRESS_INTERVAL_S = 0.1
 
-NAME_CHECK_S = 0.06
-"""How long to listen for another sender of the same name; one that is there answers within 50 ms."""
+NAME_CHECK_NS = 60 * limits.MILLISECOND_NS
+"""How long after the question to listen for another sender of the same name; one that is there answers within 50 ms."""
+
+NAME_CHECK_MIN_S = 0.005
+"""How long at least: what has come while the engine was being loaded is still to be read."""
 
 RATE_START_SHARE = 0.6
 """Share of the interface's speed to begin with: the first reports come after a tenth of a second, and the receivers'
@@ -96,19 +73,21 @@ _STOP = object()
 class SendEngine:
     """One run of ``send``. Create it, ``await run()``, read the session machine and the counters afterwards."""
 
-    def __init__(self, image: ImageFile, options: SendOptions, session_id: int) -> None:
-        """Open nothing yet; settle the session's facts.
+    def __init__(self, image: ImageFile, options: SendOptions, session_id: int, opening: Opening | None = None) -> None:
+        """Settle the session's facts.
 
         Args:
             image: an open image; it stays the caller's to close.
             options: see there.
             session_id: 32 random bits, not 0.
+            opening: what was opened for these options before; the run closes it. None: the run opens it.
         """
         self.image = image
         self.options = options
         self.observer = Observer()
         self.group = sockets.check_group(options.group) if options.group else sockets.data_group(session_id)
         self._session_id = session_id
+        self._opening = opening
         self._wake = asyncio.Event()
         self._encode_queue: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._transmit_queue: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -162,28 +141,23 @@ class SendEngine:
             ImageError: the image could not be read to its end; the receivers were told.
         """
         self.observer = observer
-        options = self.options
         async with contextlib.AsyncExitStack() as stack:
-            control_socket = sockets.open_control(options.interface, options.ttl)
-            control = await ControlEndpoint.open(control_socket, self._wake.set)
+            opening = stack.enter_context(self._opening or Opening(self.options))
+            control = await ControlEndpoint.open(opening.control, self._wake.set)
             stack.push_async_callback(control.close)
-            listener = sockets.open_listener(options.interface, limits.DISCOVERY_GROUP, options.port, "discovery")
-            discovery = await ControlEndpoint.open(listener, self._wake.set)
+            discovery = await ControlEndpoint.open(opening.discovery, self._wake.set)
             stack.push_async_callback(discovery.close)
-            data_socket = stack.enter_context(sockets.open_data_sender(options.interface, options.ttl))
-            return await self._run(control, control_socket.getsockname()[1], discovery, data_socket)
+            return await self._run(control, discovery, opening)
 
-    async def _run(
-        self, control: ControlEndpoint, control_port: int, discovery: ControlEndpoint, data_socket: socket.socket
-    ) -> SenderSession:
+    async def _run(self, control: ControlEndpoint, discovery: ControlEndpoint, opening: Opening) -> SenderSession:
         """Serve the session on open sockets, which stay the caller's to close."""
         threads: list[threading.Thread] = []
         try:
-            await self._check_name_is_free(control, discovery)
-            parameters = self._parameters(control_port)
+            await self._check_name_is_free(control, discovery, opening.asked_ns)
+            parameters = self._parameters(opening.control_port)
             self.session = SenderSession(parameters, self._wanted(parameters), time.monotonic_ns())
             datagram_size = wire.DATA_HEADER_SIZE + parameters.symbol_size
-            self.sender = BatchSender(data_socket, self.group, parameters.port, datagram_size, self.options.stages)
+            self.sender = BatchSender(opening.data, self.group, parameters.port, datagram_size, self.options.stages)
             encoder = self._encoder(self.session)
             loop = asyncio.get_running_loop()
             threads = [
@@ -210,14 +184,14 @@ class SendEngine:
             if self._failure is not None:
                 raise self._failure
 
-    async def _check_name_is_free(self, control: ControlEndpoint, discovery: ControlEndpoint) -> None:
-        """Ask whether somebody serves this name already, and leave if so: receivers could not tell the two apart."""
+    async def _check_name_is_free(self, control: ControlEndpoint, discovery: ControlEndpoint, asked_ns: int) -> None:
+        """Leave if somebody serves this name already: receivers could not tell the two apart."""
         name = self.options.session_name
-        await control.send(messages.encode(0, messages.Solicit(name)), (limits.DISCOVERY_GROUP, self.options.port))
         drops = wire.Drops()
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + NAME_CHECK_S
         load_kernel()  # takes a sixth of that time, and is needed next
+        left = (asked_ns + NAME_CHECK_NS - time.monotonic_ns()) / limits.SECOND_NS
+        deadline = loop.time() + max(left, NAME_CHECK_MIN_S)
         while (left := deadline - loop.time()) > 0 and not self._interrupted:
             await self._sleep(left)
             for datagram, address in discovery.take() + control.take():

@@ -17,7 +17,8 @@ from ghostcast.cli.run import check_session_name
 from ghostcast.cli.send import _default_name, closing_line, describe, exit_status, peer_summary
 from ghostcast.image.reader import ImageFile
 from ghostcast.net.interfaces import choose_interface
-from ghostcast.sender.engine import SendEngine, SendOptions
+from ghostcast.sender.engine import SendEngine
+from ghostcast.sender.options import SendOptions
 from protocol.errors import ExitStatus, UsageError
 from protocol.fleet import Peer, PeerState
 from protocol.messages import EndReason

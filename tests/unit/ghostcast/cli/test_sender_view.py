@@ -19,7 +19,8 @@ from ghostcast.cli import sender_view
 from ghostcast.cli.sender_view import JsonView, LiveView, PlainView, choose_view, overall_share, receiver_table
 from ghostcast.image.reader import ImageFile
 from ghostcast.net.interfaces import choose_interface
-from ghostcast.sender.engine import SendEngine, SendOptions
+from ghostcast.sender.engine import SendEngine
+from ghostcast.sender.options import SendOptions
 from protocol import messages
 from protocol.errors import ExitStatus
 from protocol.fleet import Peer, PeerState

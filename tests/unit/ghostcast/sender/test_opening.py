@@ -1,0 +1,84 @@
+"""Goal: a session whose name somebody serves already does not begin, however long the engine took to be loaded.
+
+Method: a rival on loopback that answers the question, real sockets, an engine that starts long after the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from ghostcast.image.reader import ImageFile
+from ghostcast.net.interfaces import choose_interface
+from ghostcast.sender.engine import NAME_CHECK_NS, Observer, SendEngine
+from ghostcast.sender.opening import Opening
+from ghostcast.sender.options import SendOptions
+from protocol import limits, messages, wire
+from protocol.errors import UsageError
+from protocol.messages import SessionState
+from protocol.sender_events import StartRule
+from tests.images import make_image
+from tests.unit.receivers.test_engine import free_port
+
+
+def options() -> SendOptions:
+    return SendOptions("unit", choose_interface("127.0.0.1"), StartRule(max_wait_ns=1), port=free_port())
+
+
+def announce(name: str) -> bytes:
+    """Return the ANNOUNCE of another sender."""
+    return messages.encode(
+        77,
+        messages.Announce(
+            name=name,
+            image_id=bytes(16),
+            image_name="other",
+            manifest_digest=bytes(32),
+            manifest_size=100,
+            stream_size=1000,
+            raw_size=1000,
+            symbol_size=1440,
+            source_symbols=128,
+            window_slices=32,
+            group=0xEFC00001,
+            port=7767,
+            control_port=9,
+            receivers_expected=0,
+            state=SessionState.WAITING,
+            join_spread_ms=0,
+            report_interval_ms=1000,
+        ),
+    )
+
+
+@pytest.mark.parametrize("name", ["unit", "another"])
+def test_an_answer_that_came_before_the_engine_ran_is_heeded(tmp_path: Path, name: str) -> None:
+    with ImageFile.open(make_image(tmp_path / "image", bytes(1000))) as image, Opening(chosen := options()) as opening:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rival:
+            rival.sendto(announce(name), ("127.0.0.1", opening.control_port))
+        time.sleep(1.5 * NAME_CHECK_NS / limits.SECOND_NS)
+        engine = SendEngine(image, chosen, 4711, opening)
+        if name == "unit":
+            with pytest.raises(UsageError, match=r"announced by another sender at 127\.0\.0\.1"):
+                asyncio.run(engine.run(Observer()))
+            assert engine.session is None
+        else:
+            session = asyncio.run(engine.run(Observer()))
+            assert session.end_text == "no receiver joined in time"
+        assert opening.control.fileno() == opening.discovery.fileno() == opening.data.fileno() == -1
+
+
+def test_the_question_goes_out_at_once() -> None:
+    chosen = options()
+    with Opening(chosen) as opening:
+        opening.discovery.settimeout(5)
+        datagram, address = opening.discovery.recvfrom(2048)  # multicast brings our own word back
+        frame = wire.parse_control(datagram, wire.Drops())
+        assert frame is not None
+        assert messages.decode(frame.body, wire.Drops()) == messages.Solicit("unit")
+        assert address[1] == opening.control_port
+    assert opening.control.fileno() == -1
