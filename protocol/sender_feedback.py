@@ -221,16 +221,18 @@ class SenderFeedback:
             self._note_loss(peer, loss if believed else min(loss, peer.loss), heard - earlier)
         arrival_rate = math.inf
         if before is not None and now - peer.reported_ns >= limits.START_REPORT_INTERVAL_MIN_NS // 2:
-            arrived = (message.symbols_received - before.symbols_received) * self._datagram_size
+            arrived = max(0, message.symbols_received - before.symbols_received) * self._datagram_size
             arrival_rate = arrived * limits.SECOND_NS / (now - peer.reported_ns)
-        # A receiver that had no time reports late, and of the flood that is over: it cannot say what the cut ended.
+        # A receiver that had no time reports late, and of the flood that is over: it cannot say what the cut ended. How
+        # full it is, it does know.
         outdated = peer.reported_sequence < self._cut_sequence
+        full = message.pool_fill_permille / 1e3 > rate.POOL_FILL_HIGH
         peer.loss, peer.reported_ns, peer.reported_sequence = loss, now, min(message.sequence, sequence)
-        if self.control is not None and not peer.slow and not outdated:
+        if self.control is not None and not peer.slow and (full or not outdated):
             self.control.observe(
                 peer.index,
                 rate.Sample(
-                    loss=loss,
+                    loss=0.0 if outdated else loss,
                     overrun=message.overrun_ppm / 1e6,
                     pool_fill=message.pool_fill_permille / 1e3,
                     drain_rate=float(message.drain_rate),

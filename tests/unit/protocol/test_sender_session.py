@@ -472,3 +472,96 @@ def test_an_endless_session_waits_for_the_first_receiver_and_then_as_long_as_it_
     assert not desk.session.started
     desk.pass_time(limits.SECOND_NS)
     assert desk.session.started
+
+
+# --- the beginning of a stream whose rate is to be found --------------------------------------------------------------
+
+IMAGE_SLICES = 400
+WIDE = 1440
+
+
+def finding_desk(**changes: object) -> Desk:
+    """Return a desk that has begun to send 71 MB at 6 Gbit/s to one receiver."""
+    desk = Desk()
+    fields = {
+        "stream_size": IMAGE_SLICES * 128 * WIDE, "symbol_size": WIDE, "source_symbols": 128, "window_slices": 32,
+        "rate": None, "rate_start": 750e6, "rate_ceiling": 1250e6,
+    }  # fmt: skip
+    wide = parameters(StartRule(receivers=1), **fields | changes)
+    desk.session = SenderSession(wide, np.ones(IMAGE_SLICES, np.bool_), desk.now)
+    desk.tell(messages.Join(bytes(16), 1, "host", "/dev/x", -1, 0, wants_all=True))
+    assert desk.session.started
+    return desk
+
+
+def handed_out(desk: Desk) -> int:
+    """Return the bytes of all windows, after every window that may go out did."""
+    desk.send_all()
+    return desk.session.sequence * (WIDE + wire.DATA_HEADER_SIZE)
+
+
+def tell_of(desk: Desk, received: int, lost: int, *, loss: float = 0.0, fill: float = 0.0, sequence: int = 0) -> None:
+    ppm, permille = round(loss * 1e6), round(fill * 1e3)
+    at = sequence or received + lost
+    desk.tell(messages.Report(0, 0, 0, received, lost, 0, ppm, 0, permille, 1_000_000, 0, False, sequence=at))
+
+
+def test_so_much_goes_out_at_first_and_the_rest_when_somebody_has_heard_some() -> None:
+    desk = finding_desk()
+    window = 32 * 130 * (WIDE + wire.DATA_HEADER_SIZE)
+    assert limits.START_CREDIT <= handed_out(desk) < limits.START_CREDIT + window
+    status = desk.said(messages.Status)[-1]
+    assert isinstance(status, messages.Status)
+    assert status.report_interval_ms == limits.START_REPORT_INTERVAL_MIN_NS // MS
+    tell_of(desk, received=100, lost=0)
+    assert handed_out(desk) < limits.START_CREDIT + window, "a hundred datagrams say nothing of sixteen million bytes"
+    tell_of(desk, received=4000, lost=10)
+    assert handed_out(desk) > IMAGE_SLICES * 128 * WIDE
+    desk.pass_time(limits.STATUS_INTERVAL_NS)
+    status = desk.said(messages.Status)[-1]
+    assert isinstance(status, messages.Status)
+    assert status.report_interval_ms == limits.REPORT_INTERVAL_MIN_NS // MS
+
+
+def test_where_nobody_is_heard_the_stream_goes_on_after_a_moment() -> None:
+    desk = finding_desk()
+    desk.send_all()
+    desk.pass_time(limits.START_WAIT_NS)
+    assert handed_out(desk) > IMAGE_SLICES * 128 * WIDE
+
+
+def test_a_rate_that_was_chosen_waits_for_nobody() -> None:
+    assert handed_out(finding_desk(rate=750e6)) > IMAGE_SLICES * 128 * WIDE
+
+
+def test_a_flood_is_answered_at_once_and_what_is_told_of_it_afterwards_does_not_count() -> None:
+    desk = finding_desk()
+    desk.send_all()
+    desk.pass_time(20 * MS)
+    tell_of(desk, received=100, lost=0)
+    desk.pass_time(20 * MS)
+    sent = desk.session.sequence
+    tell_of(desk, received=600, lost=5500, loss=0.9, sequence=sent // 2)
+    cut = desk.session.rate_bytes_per_s
+    assert cut < 0.1 * 750e6
+    for late in range(1, 9):  # a receiver without time, that has not yet read what was sent before the cut
+        desk.pass_time(100 * MS)
+        tell_of(desk, received=600, lost=5500 + late, loss=0.9, sequence=sent // 2 + late)
+        assert desk.session.rate_bytes_per_s == cut
+    for now in range(1, 9):
+        desk.send_all()
+        desk.pass_time(100 * MS)
+        tell_of(desk, received=600 + 9000 * now, lost=5500, loss=0.0, sequence=desk.session.sequence)
+    assert desk.session.rate_bytes_per_s > cut
+
+
+def test_a_full_receiver_is_heeded_however_far_behind_it_is() -> None:
+    desk = finding_desk()
+    desk.send_all()
+    desk.pass_time(20 * MS)
+    tell_of(desk, received=600, lost=5500, loss=0.9, sequence=100)
+    cut = desk.session.rate_bytes_per_s
+    for _report in range(8):
+        desk.pass_time(100 * MS)
+        tell_of(desk, received=600, lost=5500, fill=0.9, sequence=100)
+    assert desk.session.rate_bytes_per_s < 0.5 * cut
