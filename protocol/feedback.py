@@ -54,14 +54,14 @@ def join_spread_ns(receivers: int) -> int:
     return min(receivers * limits.SECOND_NS // limits.JOIN_PER_S, limits.JOIN_SPREAD_MAX_NS)
 
 
-def report_interval_ns(receivers: int) -> int:
-    """Return how often each of so many receivers reports while data is sent."""
-    return max(limits.REPORT_INTERVAL_MIN_NS, receivers * limits.SECOND_NS // limits.REPORT_PER_S)
+def report_interval_ns(receivers: int, *, starting: bool = False) -> int:
+    """Return how often each of so many receivers reports while data is sent.
 
-
-def start_interval_ns(receivers: int) -> int:
-    """Return how often each of so many receivers reports until it is known that the first data passed."""
-    return max(limits.START_REPORT_INTERVAL_MIN_NS, receivers * limits.SECOND_NS // limits.START_REPORT_PER_S)
+    Until it is known that the first data passed (``starting``), a small fleet says so sooner; of a large one, somebody
+    always speaks soon.
+    """
+    shortest_ns = limits.START_REPORT_INTERVAL_MIN_NS if starting else limits.REPORT_INTERVAL_MIN_NS
+    return max(shortest_ns, receivers * limits.SECOND_NS // limits.REPORT_PER_S)
 
 
 def waiting_interval_ns(receivers: int) -> int:

@@ -128,8 +128,7 @@ class SenderFeedback:
     @property
     def report_interval_ns(self) -> int:
         """How often each receiver reports; grows with the fleet so that the sender is never flooded."""
-        interval_of = feedback.start_interval_ns if self._starting else feedback.report_interval_ns
-        return interval_of(self._fleet.live_count)
+        return feedback.report_interval_ns(self._fleet.live_count, starting=self._starting)
 
     @property
     def tolerated(self) -> float:

@@ -172,7 +172,7 @@ class SenderSession:
         """Return the next window of data to send, or None while there is none."""
         if self.state is SessionState.WAITING or self.ended is not None:
             return None
-        if not self._feedback.affordable(self.sequence, now):
+        if any(s.pending for s in self.schedules.values()) and not self._feedback.affordable(self.sequence, now):
             return None
         gathered, slices = self._feedback.gathered(now), self._window_slices(now)
         surplus = self._feedback.surplus(slices, now)

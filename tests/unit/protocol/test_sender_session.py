@@ -480,15 +480,15 @@ IMAGE_SLICES = 400
 WIDE = 1440
 
 
-def finding_desk(**changes: object) -> Desk:
-    """Return a desk that has begun to send 71 MB at 6 Gbit/s to one receiver."""
+def finding_desk(slices: int = IMAGE_SLICES, **changes: object) -> Desk:
+    """Return a desk that has begun to send so many slices of 184 kB at 6 Gbit/s to one receiver."""
     desk = Desk()
     fields = {
-        "stream_size": IMAGE_SLICES * 128 * WIDE, "symbol_size": WIDE, "source_symbols": 128, "window_slices": 32,
+        "stream_size": slices * 128 * WIDE, "symbol_size": WIDE, "source_symbols": 128, "window_slices": 32,
         "rate": None, "rate_start": 750e6, "rate_ceiling": 1250e6,
     }  # fmt: skip
     wide = parameters(StartRule(receivers=1), **fields | changes)
-    desk.session = SenderSession(wide, np.ones(IMAGE_SLICES, np.bool_), desk.now)
+    desk.session = SenderSession(wide, np.ones(slices, np.bool_), desk.now)
     desk.tell(messages.Join(bytes(16), 1, "host", "/dev/x", -1, 0, wants_all=True))
     assert desk.session.started
     return desk
@@ -528,6 +528,13 @@ def test_where_nobody_is_heard_the_stream_goes_on_after_a_moment() -> None:
     desk.send_all()
     desk.pass_time(limits.START_WAIT_NS)
     assert handed_out(desk) > IMAGE_SLICES * 128 * WIDE
+
+
+def test_whoever_has_handed_out_everything_says_so_without_waiting() -> None:
+    slices = -(-limits.START_CREDIT // (128 * WIDE))
+    desk = finding_desk(slices)
+    assert handed_out(desk) >= limits.START_CREDIT
+    assert desk.session.state is SessionState.IDLE
 
 
 def test_a_rate_that_was_chosen_waits_for_nobody() -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -70,6 +72,11 @@ def test_an_answer_that_came_before_the_engine_ran_is_heeded(tmp_path: Path, nam
             session = asyncio.run(engine.run(Observer()))
             assert session.end_text == "no receiver joined in time"
         assert opening.control.fileno() == opening.discovery.fileno() == opening.data.fileno() == -1
+
+
+def test_what_the_wait_is_for_is_not_loaded_before_the_question() -> None:
+    look = "import sys, ghostcast.sender.opening; sys.exit('asyncio' in sys.modules or 'protocol.rate' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look]).returncode == 0
 
 
 def test_the_question_goes_out_at_once() -> None:
