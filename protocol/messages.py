@@ -153,6 +153,8 @@ class RepairAdvice(Message, frozen=True, array_like=True, tag=8):
 
     object_id: U8
     items: Annotated[bytes, msgspec.Meta(max_length=limits.NACK_ITEMS_MAX * 9)]
+    sequence: Sequence
+    """The repairs of slices held in part have numbers below it, as far as is known."""
 
 
 # DEVIATES RFC 5740 §4.3.1: a NACK names no symbols, only how many are lacking, because the code is MDS: any will do.

@@ -11,6 +11,7 @@ import collections
 import numpy as np
 import numpy.typing as npt
 
+from protocol import limits
 from protocol.assembly import Assembly
 from protocol.extents import Extents
 from protocol.partition import Partition
@@ -28,6 +29,8 @@ class ReceiverObject:
         self.extents: Extents | None = None
         self.held_until_ns = np.zeros(self.assembly.slots, np.int64)
         self.held_end = np.full(self.assembly.slots, -1, np.int64)
+        self.held_sequence = np.zeros(self.assembly.slots, np.int64)
+        """Where in the stream the symbols that were promised for a slice have passed."""
         self.asked_until_ns = np.zeros(partition.slice_count, np.int64)
         """When a slice that was asked for may be asked for again at the earliest; 0: it was not asked for."""
         self.asked_pass = np.zeros(partition.slice_count, np.uint32)
@@ -43,8 +46,7 @@ class ReceiverObject:
     def open_deficits(self, closed: int, now: int) -> tuple[Int64Array, Int64Array]:
         """Return ``(slices, deficits)`` to ask for now: partial ones that are not held back, and whole ones if due."""
         slices, deficits = self.assembly.partial_deficits(closed)
-        slots = slices % self.assembly.slots
-        fresh = (self.held_until_ns[slots] <= now) | (self.held_end[slots] != self.assembly.end_sequences(slices))
+        fresh = ~self._held(slices, closed, now)
         slices, deficits = slices[fresh], deficits[fresh]
         if self.whole_due and self.sent_below and self.extents is not None:
             whole = self.assembly.wholly_missing(0, self.sent_below)
@@ -55,12 +57,31 @@ class ReceiverObject:
                 slices = np.concatenate((slices, whole))[order]
         return slices, deficits
 
-    def hold(self, slices: Int64Array, until_ns: int) -> None:
-        """Do not ask for these again before then, unless another window brings some of their symbols."""
+    def _held(self, slices: Int64Array, closed: int, now: int) -> npt.NDArray[np.bool_]:
+        """Return for which of these slices, held in part, the answer may still come."""
+        slots = slices % self.assembly.slots
+        until_ns = self.held_until_ns[slots]
+        promised = self.held_sequence[slots] > closed
+        if self.sender_idle:
+            promised[:] = False
+        # Repairs stand in line behind what is laid out already: on a slow link, for longer than a hold-off.
+        waits = (now < until_ns) | (promised & (now < until_ns + limits.HOLD_OFF_MAX_NS))
+        held: npt.NDArray[np.bool_] = waits & (self.held_end[slots] == self.assembly.end_sequences(slices))
+        return held
+
+    def hold(self, slices: Int64Array, until_ns: int, sequence: int = 0) -> None:
+        """Do not ask for these again before then, unless another window brings some of their symbols.
+
+        Args:
+            slices: which, ascending.
+            until_ns: the earliest instant at which they may be asked for again.
+            sequence: those held in part not before the stream has come so far, either, if it gets there.
+        """
         assembly = self.assembly
         in_ring = slices[assembly.in_ring(slices)]
         slots = in_ring % assembly.slots
         self.held_until_ns[slots] = until_ns
+        self.held_sequence[slots] = sequence
         self.held_end[slots] = assembly.end_sequences(in_ring)
         self.asked_until_ns[slices] = until_ns
         self.asked_pass[slices] = self.sender_pass

@@ -430,7 +430,7 @@ class ReceiverSession:
         slices, repairs = advised
         lacking = item.assembly.deficits_of(slices)
         covered = slices[(lacking > 0) & (lacking <= repairs)]
-        item.hold(covered, now + self._hold_off_ns())
+        item.hold(covered, now + self._hold_off_ns(), message.sequence)
         if item.object_id in self._copies:
             self._copies[item.object_id] = np.setdiff1d(self._copies[item.object_id], covered)
 

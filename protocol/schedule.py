@@ -157,6 +157,19 @@ class Schedule:
             self._rolling = np.unique(np.concatenate((self._rolling, *self._gathering)))
             self._gathering.clear()
 
+    def rolling_end(self, sequence: int, surplus: SurplusRule) -> int:
+        """Return the sequence number below which all released repairs go out, if nothing is added to them.
+
+        Args:
+            sequence: the next datagram's number.
+            surplus: as of ``poll_window``.
+        """
+        needs, counts = np.unique(self._need[self._rolling], return_counts=True)
+        k = self.partition.source_symbols
+        for need, count in zip(needs.tolist(), counts.tolist(), strict=True):
+            sequence += count * (need + surplus(need, need >= k) if need else 0)
+        return sequence
+
     def poll_window(
         self, window_slices: int, first_sequence: int, surplus: SurplusRule, *, wrap: bool = True
     ) -> Window | None:

@@ -267,9 +267,16 @@ class SenderFeedback:
 
     # --- what follows from it -------------------------------------------------------------------------------------
 
-    def take_advice(self, now: int) -> list[messages.RepairAdvice]:
-        """End the gathering: return what is to be told to everybody, so that those who lack no more stay silent."""
+    def take_advice(self, sequence: int, window_slices: int, now: int) -> list[messages.RepairAdvice]:
+        """End the gathering: return what is to be told to everybody, so that those who lack no more stay silent.
+
+        Args:
+            sequence: number of the next data datagram.
+            window_slices: most slices of the next window.
+            now: instant in ns.
+        """
         self.gather_until_ns = None
+        surplus = self.surplus(window_slices, now)
         told = []
         for object_id, advice in self._advice.items():
             speakers = self._speakers[object_id]
@@ -281,6 +288,7 @@ class SenderFeedback:
                 self._repair_by_model(object_id, advice, now)
                 speakers.clear()
             self._schedules[object_id].release()
+            sequence = self._schedules[object_id].rolling_end(sequence, surplus)
             if advice:
                 slices = np.array(sorted(advice), np.int64)
                 # What went out while NACKs were gathered is on its way or has arrived; whoever still lacks some then
@@ -290,7 +298,7 @@ class SenderFeedback:
                 advice.clear()
                 if len(slices):
                     items, _covered = messages.encode_deficits(slices, deficits)
-                    told.append(messages.RepairAdvice(object_id, items))
+                    told.append(messages.RepairAdvice(object_id, items, min(sequence, limits.SEQUENCE_MAX - 1)))
         return told
 
     def _repair_by_model(self, object_id: int, advice: dict[int, int], now: int) -> None:

@@ -132,7 +132,7 @@ def forged(rng: random.Random, session_id: int) -> bytes:
                 rng.choice([0, 1, (1 << 63) - 1]),
             ),
             messages.Poll(big, rng.randrange(10_001), rng.randbytes(rng.randrange(9))),
-            messages.RepairAdvice(rng.randrange(4), items),
+            messages.RepairAdvice(rng.randrange(4), items, rng.randrange(limits.SEQUENCE_MAX)),
             messages.Welcome(rng.randbytes(16), big, rng.randrange(100_000)),
             messages.Nack(rng.randrange(3), rng.randrange(3), rng.choice([0, 1 << 61]), big, big, 5, items, 9),
             messages.Report(

@@ -43,6 +43,15 @@ def test_independent_loss(loss: float, overhead: float) -> None:
     assert_promises(simulate(Scenario(receivers=FLEET, size=SIZE, member=link(Bernoulli(loss)))), overhead)
 
 
+@pytest.mark.parametrize("rate", [GIGABIT / 5, GIGABIT])
+def test_repairs_that_stand_in_line_for_longer_than_a_hold_off_are_not_asked_for_again(rate: float) -> None:
+    """Windows are laid out ahead: up to 300 ms pass between the advice and its symbols where a rate is low."""
+    lossy = Member(link=Way(loss=(Bernoulli(0.05),), delay_ns=DELAY_NS, control_loss=0.05, feedback_loss=0.05))
+    result = simulate(Scenario(receivers=FLEET, size=2 * SIZE, rate=rate, member=lossy))
+    assert_promises(result, 1.18)
+    assert result.nacks < FLEET
+
+
 @pytest.mark.parametrize(("loss", "overhead"), [(0.001, 1.04), (0.05, 1.18)])
 def test_loss_that_all_share(loss: float, overhead: float) -> None:
     scenario = Scenario(receivers=FLEET, size=SIZE, uplink=Way(loss=(Bernoulli(loss),)), member=link())

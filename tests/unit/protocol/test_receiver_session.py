@@ -313,7 +313,7 @@ def test_where_much_is_lost_a_request_is_said_again_as_far_as_it_still_stands(me
         desk.window(IMAGE, [1, 2], [K, K + 1])
     elif meanwhile == "advised":
         items = np.array([(1, 1, 1), (2, 1, 1)], messages.DEFICIT).tobytes()
-        desk.tell(messages.RepairAdvice(IMAGE, items))
+        desk.tell(messages.RepairAdvice(IMAGE, items, 0))
     elif meanwhile == "deferred":
         desk.tell(messages.Defer(3, 1000))
     desk.pass_time(limits.NACK_COPY_NS)
@@ -342,9 +342,33 @@ def test_advice_keeps_silent_whom_it_covers() -> None:
     desk.window(IMAGE, [0, 1], list(range(K)), lose=((0, 2), (1, 0), (1, 3)))
     desk.status()
     items = np.array([(0, 1, 1), (1, 1, 1)], messages.DEFICIT).tobytes()
-    desk.tell(messages.RepairAdvice(IMAGE, items))
+    desk.tell(messages.RepairAdvice(IMAGE, items, 0))
     desk.pass_time(61 * MS)
     assert desk.needs() == {1: 2}
+
+
+@pytest.mark.parametrize("then", ["passed", "idle", "long ago"])
+def test_what_was_promised_is_waited_for_until_the_stream_has_come_so_far(then: str) -> None:
+    """Repairs stand in line behind windows that are laid out already."""
+    desk = ready_desk()
+    desk.window(IMAGE, [0], list(range(K)), lose=((0, 2),))
+    desk.tell(messages.RepairAdvice(IMAGE, np.array([(0, 1, 1)], messages.DEFICIT).tobytes(), desk.sequence + 3 * K))
+    for slice_index in (1, 2):
+        desk.window(IMAGE, [slice_index], list(range(K)))
+        desk.status()
+        desk.pass_time(100 * MS)
+    assert desk.needs() == {}
+    if then == "passed":
+        desk.window(IMAGE, [3], list(range(K)))
+    elif then == "idle":
+        desk.state = SessionState.IDLE  # all is out that was asked for, and the promise was more
+    else:
+        for _second in range(limits.HOLD_OFF_MAX_NS // limits.SECOND_NS + 1):
+            desk.status()
+            desk.pass_time(limits.SECOND_NS)
+    desk.status()
+    desk.pass_time(10 * MS)
+    assert desk.needs() == {0: 1}
 
 
 def test_resume_asks_for_the_rest_only() -> None:

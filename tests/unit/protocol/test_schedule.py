@@ -168,6 +168,19 @@ def test_a_slice_never_goes_out_with_more_than_its_points() -> None:
     assert windows[0].counts.tolist() == [255, 3 + 255 - K]
 
 
+def test_the_end_of_the_repairs_in_line_is_known_before_they_go_out() -> None:
+    plan = schedule()
+    _windows, sequence = drain(plan)
+    ask(plan, {1: 1, 2: 1, 5: 3}, sequence)
+    assert plan.rolling_end(sequence, surplus(2)) == sequence, "what is being gathered is not in line"
+    plan.release()
+    end = plan.rolling_end(sequence, surplus(2))
+    windows, ends = drain(plan, sequence, size=2, extra=2)
+    assert len(windows) == 2
+    assert end == ends
+    assert plan.rolling_end(ends, surplus(2)) == ends
+
+
 def test_the_surplus_rule_is_told_what_is_whole() -> None:
     plan = schedule(3, last=2)
     told = []

@@ -193,6 +193,7 @@ def test_nacks_of_several_receivers_are_gathered_advised_and_answered_once() -> 
     assert np.frombuffer(advice.items, messages.DEFICIT).tolist() == [(3, 1, 3), (7, 1, 1)]
     window = desk.session.poll_window(desk.now)
     assert window is not None
+    assert advice.sequence == window.first_sequence + window.datagram_count
     assert window.slices.tolist() == [3, 7]
     assert window.counts.tolist() == [3, 1]
     desk.nack([(3, 1, 2)], 0, sequence=window.first_sequence)
