@@ -94,6 +94,7 @@ NACK_PER_S = 500  # above it every backoff doubles
 DEFER_NS = 5 * SECOND_NS  # how long a receiver that is left behind keeps silent before it asks again
 DEFER_MAX_NS = 60 * SECOND_NS  # what one forged DEFER can cost
 REPORT_URGENT_NS = 200 * MILLISECOND_NS  # how often a receiver looks whether it limits the rate
+RATE_ADVICE_GAP_NS = 20 * MILLISECOND_NS  # least time between two RATE_ADVICEs, and the longest wait for one with news
 STATUS_INTERVAL_NS = 100 * MILLISECOND_NS
 STATUS_INTERVAL_IDLE_MIN_NS = 10 * MILLISECOND_NS  # right after the last symbol of a pass, doubling to STATUS_INTERVAL
 REPORT_INTERVAL_MIN_NS = 50 * MILLISECOND_NS
@@ -140,6 +141,7 @@ SEQUENCE_JUMP_MAX = 1 << 26  # datagrams a stream may seem to jump: a minute at 
 
 MEGABIT = 125_000  # bytes per second
 RATE_FLOOR_BYTES_PER_S = 1 * MEGABIT
+RATE_START_SHARE = 0.6  # of the sender's link: what a search begins with; socket buffers cover it until a report
 RATE_START_BYTES_PER_S = 1_000 * MEGABIT  # where the link's speed is not known
 CONTROL_INTERVAL_MAX_NS = 200 * MILLISECOND_NS
 RATE_CEILING_BYTES_PER_S = 100_000 * MEGABIT

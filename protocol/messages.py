@@ -107,6 +107,8 @@ class Welcome(Message, frozen=True, array_like=True, tag=4):
     receiver_id: ReceiverId
     incarnation: U32
     receiver_index: Annotated[int, msgspec.Meta(ge=0, lt=limits.RECEIVERS_MAX)]
+    poll_number: U32
+    """Of the next POLL: what those before it say of this index is of an earlier start."""
 
 
 class Refuse(Message, frozen=True, array_like=True, tag=5):
@@ -131,12 +133,6 @@ class Status(Message, frozen=True, array_like=True, tag=6):
     feedback_scale: Annotated[int, msgspec.Meta(ge=1, le=limits.FEEDBACK_SCALE_MAX)]
     """Factor on every backoff: the sender's valve against feedback implosion."""
     report_interval_ms: Annotated[int, msgspec.Meta(ge=10, le=600_000)]
-    rate: U63
-    """Bytes per second the sender currently paces at."""
-    tolerated_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-    """Loss that is no reason to slow down: a receiver with more than that limits the rate."""
-    report_below: U63
-    """Bytes per second: who limits the rate to less than this says so at once; 0: the rate is fixed, nobody does."""
 
 
 class Poll(Message, frozen=True, array_like=True, tag=7):
@@ -146,6 +142,8 @@ class Poll(Message, frozen=True, array_like=True, tag=7):
     count: Annotated[int, msgspec.Meta(ge=0, le=limits.POLL_RECEIVERS_MAX)]
     wanted: Annotated[bytes, msgspec.Meta(max_length=limits.POLL_RECEIVERS_MAX // 8)]
     """Bit i (LSB first) is receiver ``first_index + i``."""
+    number: U32
+    """How many POLLs were said before it."""
 
 
 class RepairAdvice(Message, frozen=True, array_like=True, tag=8):
@@ -237,6 +235,17 @@ class Defer(Message, frozen=True, array_like=True, tag=14):
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=limits.DEFER_MAX_NS // limits.MILLISECOND_NS)]
 
 
+class RateAdvice(Message, frozen=True, array_like=True, tag=15):
+    """Sender, multicast at once: who has something to say about the rate, and would else report too late."""
+
+    rate: U63
+    """Bytes per second the sender currently paces at."""
+    tolerated_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+    """Loss that is no reason to slow down: a receiver with more than that limits the rate."""
+    report_below: U63
+    """Bytes per second: who limits the rate to less than this says so."""
+
+
 AnyMessage = (
     Announce
     | Solicit
@@ -252,6 +261,7 @@ AnyMessage = (
     | Fail
     | End
     | Defer
+    | RateAdvice
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

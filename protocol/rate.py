@@ -44,7 +44,10 @@ else it is halved at most. Halving took a session that began at 6 Gbit/s on a po
 was lost meanwhile had to be sent again."""
 
 TELLING_LOST = 10
-"""Lost datagrams from which a share is known: of forty, one is lost now and then."""
+"""Lost datagrams from which a share is known, before the first cut: of forty, one is lost now and then."""
+
+TELLING_DEVIATIONS = 3.0
+"""Standard deviations of chance (Poisson) by which more must be lost than is tolerated, once the rate was cut."""
 
 ARRIVED_SHARE_MIN = 0.5
 """What arrived in a second at a receiver that is flooded at the start is believed down to this share of what its loss
@@ -84,6 +87,12 @@ SUSPECT_INTERVALS = 5
 SAMPLE_INTERVALS = 3
 """Control intervals for which a sample counts."""
 
+SAME_SHARE = 0.9
+"""Capacities that differ by less are about the same."""
+
+TOLD_NS = SAMPLE_INTERVALS * limits.CONTROL_INTERVAL_MAX_NS
+"""For how long a capacity that was told keeps others from telling theirs."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
@@ -103,12 +112,12 @@ class Sample:
     """Bytes per second that reached it, headers included; infinite where that is not known."""
 
 
-def _waits(sample: Sample) -> bool:
+def waits(sample: Sample) -> bool:
     """Whether what a receiver seems to lose may lie in its socket, which it does not read while its pool is full."""
     return sample.pool_fill > POOL_FILL_HIGH and sample.drain_rate > 0
 
 
-def _lost(sample: Sample) -> float:
+def lost(sample: Sample) -> float:
     """Return how many datagrams a sample says to be lost."""
     return max(sample.loss, sample.overrun) * sample.datagrams
 
@@ -121,7 +130,7 @@ def capacity(sample: Sample, rate: float, tolerated: float) -> float | None:
         rate: what was sent at meanwhile.
         tolerated: loss that is not the rate's fault, and ``LOSS_HIGH``.
     """
-    if _waits(sample):
+    if waits(sample):
         return sample.drain_rate * (1.0 - (sample.pool_fill - POOL_FILL_HIGH))
     excess = max(0.0, sample.loss - (tolerated - LOSS_HIGH))
     if excess + sample.overrun > LOSS_HIGH:
@@ -136,12 +145,23 @@ class _Track:
     latest: Sample
     at_ns: int
     previous: Sample | None = None
+    lost: float = 0.0
+    """Datagrams lost, wherever, in the samples that asked for a lower rate one after another, up to the latest."""
+    datagrams: int = 0
+    """Datagrams that those samples speak of."""
 
     @property
     def arrival_rate(self) -> float:
         """The higher rate of the two: in the other, the sender may have paused."""
         earlier = 0.0 if self.previous is None else self.previous.arrival_rate
         return max(self.latest.arrival_rate, earlier)
+
+    def telling(self, tolerated: float) -> bool:
+        """Whether more was lost than is tolerated, and that by more than chance.
+
+        Where hardly anything is sent, at the end of a session for one, three datagrams of twenty are lost easily.
+        """
+        return self.lost - tolerated * self.datagrams > TELLING_DEVIATIONS * math.sqrt(self.lost)
 
     @property
     def lasting_loss(self) -> float:
@@ -189,8 +209,9 @@ class RateControl:
         """When the rate was last changed: what was reported until then speaks of another rate."""
         self.limiting: frozenset[int] = frozenset()
         """Receivers that in the last step asked for a lower rate, believably, or whose pools kept it from growing."""
-        self.limit: float | None = None
-        """What the slowest of them carries; None where nobody asked."""
+        self._told = math.inf
+        """The lowest capacity heard lately, believed or not."""
+        self._told_until_ns = 0
         self.flood_count = 0
         """How often the rate was cut for a flood: what was lost before says nothing of what is lost afterwards."""
         self._experiment: _Experiment | None = None
@@ -199,8 +220,27 @@ class RateControl:
         """Take a report into account; reports that still describe the time before the last change are ignored."""
         if now < self._hold_until_ns:
             return
+        carried = self._capacity(sample)
+        self._hear(carried, now)
         before = self._tracks.get(receiver_index)
-        self._tracks[receiver_index] = _Track(sample, now, None if before is None else before.latest)
+        track = _Track(sample, now, None if before is None else before.latest)
+        if carried < self.rate:
+            track.lost, track.datagrams = (sample.loss + sample.overrun) * sample.datagrams, sample.datagrams
+            if before is not None:
+                track.lost, track.datagrams = track.lost + before.lost, track.datagrams + before.datagrams
+        self._tracks[receiver_index] = track
+
+    def _hear(self, carried: float, now: int) -> None:
+        lowest = self.told(now)
+        if carried < self.rate and carried <= lowest / SAME_SHARE:
+            self._told = min(carried, lowest)
+            self._told_until_ns = now + TOLD_NS
+
+    def told(self, now: int) -> float:
+        """Return the lowest capacity that anybody told lately, infinite where nobody did: who carries about as much has
+        nothing to add.
+        """
+        return self._told if now < self._told_until_ns else math.inf
 
     def forget(self, receiver_index: int) -> None:
         """Drop a receiver that left."""
@@ -219,7 +259,7 @@ class RateControl:
             interval_ns: the control interval; after a cut two of them pass before anything is believed again.
             measured_rate: bytes per second that really went out; the rate grows only while it is used.
         """
-        self.limiting, self.limit = frozenset(), None
+        self.limiting = frozenset()
         if now < self._hold_until_ns:
             return
         # What a receiver said some intervals ago is no news, and in a large fleet not everybody speaks in each.
@@ -276,7 +316,7 @@ class RateControl:
                     arrived = min(
                         track.arrival_rate
                         for track in fresh.values()
-                        if track.latest.loss >= flood and not _waits(track.latest)
+                        if track.latest.loss >= flood and not waits(track.latest)
                     )
                     limit = min(limit, max(arrived, limit * ARRIVED_SHARE_MIN))
                 limit *= CUT_MARGIN
@@ -308,13 +348,16 @@ class RateControl:
         self._hold_until_ns = now + hold_ns
         self._changed_ns = now
         if hold_ns:
+            # Until those who spoke can be heard again, they still speak for the others.
+            if self._told_until_ns > now:
+                self._told_until_ns = now + hold_ns + TOLD_NS
             self._tracks.clear()
 
     def restart(self, rate: float) -> None:
         """The receivers that decide are others now: begin anew, with quick growth, from another rate."""
         self.rate = min(max(rate, self.floor), self.ceiling)
         self._startup, self._experiment, self._drained = True, None, None
-        self._hold_until_ns = 0
+        self._hold_until_ns = self._told_until_ns = 0
         self._tracks.clear()
 
     @property
@@ -342,7 +385,6 @@ class RateControl:
             elif sample.pool_fill >= POOL_FILL_LOW:
                 limiting.add(index)
         self.limiting = frozenset(limiting)
-        self.limit = limit if limit < self.rate else None
         return limit, worst, believed
 
     @staticmethod
@@ -357,7 +399,7 @@ class RateControl:
 
         At the start the sample before it was taken while the queue filled.
         """
-        losses = sorted(0.0 if _waits(track.latest) else self._flood_of(track) for track in tracks.values())
+        losses = sorted(0.0 if waits(track.latest) else self._flood_of(track) for track in tracks.values())
         doubtful = int(DOUBTFUL_SHARE * len(losses))
         if not self._startup:
             doubtful = min(doubtful, sum(track.previous is None for track in tracks.values()))
@@ -379,10 +421,10 @@ class RateControl:
         before = track.previous
         lasting = before is not None and self._capacity(before) < self.rate
         if not self._startup:
-            return lasting
+            return lasting and track.telling(self.tolerated)
         # The rate was just raised, and a cut for nothing would hide what comes of that.
-        lost = _lost(sample) + (_lost(before) if lasting and before is not None else 0.0)
-        return lost >= TELLING_LOST and (lasting or max(sample.loss, sample.overrun) > 4 * LOSS_HIGH)
+        known = lost(sample) + (lost(before) if lasting and before is not None else 0.0)
+        return known >= TELLING_LOST and (lasting or max(sample.loss, sample.overrun) > 4 * LOSS_HIGH)
 
     def _capacity(self, sample: Sample) -> float:
         carried = capacity(sample, self.rate, self.tolerated)

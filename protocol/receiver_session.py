@@ -36,7 +36,7 @@ from protocol.receiver_events import (
     SliceToDecode,
     Welcomed,
 )
-from protocol.receiver_object import Int64Array, ReceiverObject
+from protocol.receiver_object import NEVER_NS, Int64Array, ReceiverObject
 from protocol.report_interval import Measured, ReportInterval
 from protocol.symbols import SymbolBatch
 
@@ -139,12 +139,15 @@ class ReceiverSession:
         self._copy_ns: int | None = None
         self._report_ns: int | None = None
         self._done_ns: int | None = None
+        self._poll_number = 0
+        """POLLs below it answer an earlier start of this receiver."""
         self._done_retry_ns = limits.DONE_REPEAT_NS
         self._deferred_until_ns = 0
         self._interval = ReportInterval(now)
         self._watch = ReportInterval(now)
         """Looks for what limits the rate more often than this receiver reports."""
         self._watch_ns: int | None = None
+        self._rate_advice: messages.RateAdvice | None = None
         self._urgent_ns: int | None = None
         self._urgent: tuple[float, Measured] | None = None
         """``(bytes per second, what was measured)``: the limit that is to be told."""
@@ -277,6 +280,9 @@ class ReceiverSession:
             case messages.RepairAdvice():
                 self._heard(frame.sent_us, now)
                 self._take_advice(message, now)
+            case messages.RateAdvice():
+                self._heard(frame.sent_us, now)
+                self._take_rate_advice(message, now)
             case messages.Defer():
                 self._take_defer(message, now)
             case messages.End():
@@ -332,6 +338,7 @@ class ReceiverSession:
             return
         self._heard_ns = now
         if self.receiver_index is None:
+            self._poll_number = message.poll_number
             self._events.append(Welcomed(message.receiver_index))
             # A small fleet may all say at once that it hears the sender; a large one takes turns from the beginning.
             interval_ns = self._report_interval_ns
@@ -355,6 +362,9 @@ class ReceiverSession:
         self._first_sequence = min(self._first_sequence, self._highest)
         self._grtt_ns = max(message.grtt_us * limits.MICROSECOND_NS, limits.GRTT_MIN_NS)
         self._receivers = max(1, message.receivers)
+        if self._nack_ns is not None and message.feedback_scale < self._feedback_scale:
+            # The storm is over in which this backoff was drawn.
+            self._nack_ns = now + (self._nack_ns - now) * message.feedback_scale // self._feedback_scale
         self._feedback_scale = message.feedback_scale
         self._report_interval_ns = message.report_interval_ms * limits.MILLISECOND_NS
         idle = message.state is SessionState.IDLE
@@ -370,15 +380,14 @@ class ReceiverSession:
         if self._report_ns is not None and self._report_ns > now + self._report_interval_ns:
             # At random, because the whole fleet hears the same STATUS.
             self._report_ns = now + self._rng.randrange(self._report_interval_ns + 1)
-        self._watch_limit(message, now)
+        if self._report_interval_ns <= limits.REPORT_URGENT_NS:
+            self._watch_ns = self._urgent_ns = None
         self._scan(now)
 
-    def _watch_limit(self, message: messages.Status, now: int) -> None:
-        """Begin or end to look for a limit, and leave one untold that another receiver has told."""
-        wanted = message.report_below and self._report_interval_ns > limits.REPORT_URGENT_NS
-        if not wanted or self._report_ns is None:
-            self._watch_ns = self._urgent_ns = None
-        elif self._watch_ns is None:
+    def _take_rate_advice(self, message: messages.RateAdvice, now: int) -> None:
+        """Begin to look for a limit, and leave one untold that another receiver has told."""
+        self._rate_advice = message
+        if self._watch_ns is None and self._report_ns is not None:
             self._watch_ns = now + self._rng.randrange(limits.REPORT_URGENT_NS)
         if self._urgent is not None and not self._limiting and self._urgent[0] >= message.report_below:
             self._urgent_ns = None
@@ -387,7 +396,8 @@ class ReceiverSession:
     # backoff that the sender's word about a lower limit ends: nobody has to be elected for it.
     def _look(self, now: int) -> None:
         """Look whether this receiver limits the rate; if so, and if it is news, say so after a backoff."""
-        assert self.status is not None
+        advice = self._rate_advice
+        assert advice is not None
         self._watch_ns = now + limits.REPORT_URGENT_NS
         measured = self._measure(self._watch, now)
         sample = rate.Sample(
@@ -395,9 +405,12 @@ class ReceiverSession:
             overrun=measured.overrun_ppm / 1e6,
             pool_fill=self._fill_permille / 1e3,
             drain_rate=float(measured.drain_rate),
+            datagrams=measured.datagrams,
         )
-        carried = rate.capacity(sample, float(self.status.rate), self.status.tolerated_ppm / 1e6)
-        if carried is None or not (self._limiting or carried < self.status.report_below):
+        if rate.lost(sample) < rate.TELLING_LOST and not rate.waits(sample):
+            sample = dataclasses.replace(sample, loss=0.0, overrun=0.0)
+        carried = rate.capacity(sample, float(advice.rate), advice.tolerated_ppm / 1e6)
+        if carried is None or not (self._limiting or carried < advice.report_below):
             self._limiting, self._urgent_ns, self._urgent = False, None, None
             return
         self._urgent = carried, measured
@@ -415,6 +428,9 @@ class ReceiverSession:
         if len(message.wanted) * 8 <= bit:
             self.drops.malformed += 1
             return
+        if message.number < self._poll_number:
+            self.drops.stale += 1
+            return
         if self.state is ReceiverState.CONFIRMING and not message.wanted[bit >> 3] >> (bit & 7) & 1:
             self._end(Outcome.VERIFIED, "the sender has confirmed it")
 
@@ -430,7 +446,7 @@ class ReceiverSession:
         slices, repairs = advised
         lacking = item.assembly.deficits_of(slices)
         covered = slices[(lacking > 0) & (lacking <= repairs)]
-        item.hold(covered, now + self._hold_off_ns(), message.sequence)
+        item.hold(covered, now, message.sequence)
         if item.object_id in self._copies:
             self._copies[item.object_id] = np.setdiff1d(self._copies[item.object_id], covered)
 
@@ -586,7 +602,7 @@ class ReceiverSession:
             if item.extents is not None:
                 item.extents.slice_lost(lost)
         # What was asked for whole and begins to arrive may be asked for again if it is forgotten.
-        item.asked_until_ns[placement.touched] = 0
+        item.asked_ns[placement.touched] = NEVER_NS
         for slice_index, decode in zip(placement.completed.tolist(), placement.to_decode.tolist(), strict=True):
             self._completed(item, slice_index, decode=decode)
         return ObjectPlacement(item.object_id, indices, placement)
@@ -773,7 +789,7 @@ class ReceiverSession:
         if self._nack_ns is not None or not lacking or now < self._deferred_until_ns:
             return
         closed = self._closed_sequence()
-        if any(len(item.open_deficits(closed, now)[0]) for item in asked):
+        if any(len(item.open_deficits(closed, self._hold_off_ns(), now)[0]) for item in asked):
             delay_ns = feedback.backoff_ns(self._rng, self._grtt_ns, self._receivers, self._feedback_scale)
             self._nack_ns = now + delay_ns
 
@@ -787,12 +803,12 @@ class ReceiverSession:
         self._nack_ns = None
         closed = self._closed_sequence()
         for item in self._asked_objects():
-            slices, deficits = item.open_deficits(closed, now)
+            slices, deficits = item.open_deficits(closed, self._hold_off_ns(), now)
             item.whole_due = False
             if not len(slices):
                 continue
             items, covered = messages.encode_deficits(slices, deficits)
-            item.hold(slices[:covered], now + self._hold_off_ns())
+            item.hold(slices[:covered], now)
             item.whole_due = covered < len(slices)
             self.counters.nacks += 1
             self.counters.slices_requested += covered

@@ -20,6 +20,8 @@ class Measured:
     loss_ppm: int
     overrun_ppm: int
     drain_rate: int
+    datagrams: int
+    """How many were sent meanwhile."""
 
 
 class ReportInterval:
@@ -62,9 +64,10 @@ class ReportInterval:
         self._begun_ns, self.stream_bytes = now, 0
         self._expected, self._received, self._dropped, self._pool_full = expected, received, dropped, pool_full
         if sent <= 0:
-            return Measured(0, 0, int(self._drain_rate))
+            return Measured(0, 0, int(self._drain_rate), 0)
         return Measured(
             loss_ppm=min(1_000_000, (lost - host) * 1_000_000 // sent),
             overrun_ppm=min(1_000_000, overrun * 1_000_000 // sent),
             drain_rate=int(self._drain_rate),
+            datagrams=sent,
         )

@@ -111,6 +111,9 @@ class SenderFeedback:
         self._advice: dict[int, dict[int, int]] = {object_id: {} for object_id in schedules}
         self._speakers: dict[int, dict[int, tuple[int, float]]] = {object_id: {} for object_id in schedules}
         """Object → receiver → ``(instant, loss)`` of its last NACK."""
+        self._storm = parity.FleetLoss()
+        """What those lost that asked together last, at ``_storm_rate``."""
+        self._storm_rate = 0.0
         self._asked_sequence = 0
         self._windows: collections.OrderedDict[tuple[int, int], _SentWindow] = collections.OrderedDict()
         """``(object, sequence at which it ended)`` → window."""
@@ -136,12 +139,15 @@ class SenderFeedback:
         return min(1.0, self.control.tolerated) if self.control is not None else 1.0
 
     @property
-    def report_below(self) -> float:
-        """Bytes per second: a receiver that carries less says so at once; 0 where nobody need."""
+    def wants_rate_advice(self) -> bool:
+        """Whether receivers report so seldom that those that limit the rate have to speak out of turn."""
+        return self.control is not None and self.report_interval_ns > limits.REPORT_URGENT_NS
+
+    def report_below(self, now: int) -> float:
+        """Bytes per second: a receiver that carries less says so; 0 where the rate is fixed."""
         if self.control is None:
             return 0.0
-        # Who carries about as much as the slowest one known has nothing to add.
-        return self.control.rate if self.control.limit is None else 0.9 * self.control.limit
+        return min(self.control.rate, rate.SAME_SHARE * self.control.told(now))
 
     # DEVIATES RFC 5740 §5.5.2: no slow start: it costs a fast network more than it saves a slow one. The stream begins
     # at full pace, with no more than may be lost on the way before anybody can say so.
@@ -283,8 +289,7 @@ class SenderFeedback:
             for index in [index for index, (heard_ns, _loss) in speakers.items() if now - heard_ns > STORM_NS]:
                 del speakers[index]
             if len(speakers) >= STORM_NACKS and self._repair_symbols is None:
-                for index, (_heard_ns, loss) in speakers.items():
-                    self._note_loss(self._fleet.peers[index], loss, STORM_LOSS_DATAGRAMS)
+                self._take_storm([(index, loss) for index, (_heard_ns, loss) in speakers.items()])
                 self._repair_by_model(object_id, advice, now)
                 speakers.clear()
             self._schedules[object_id].release()
@@ -301,13 +306,22 @@ class SenderFeedback:
                     told.append(messages.RepairAdvice(object_id, items, min(sequence, limits.SEQUENCE_MAX - 1)))
         return told
 
+    def _take_storm(self, speakers: list[tuple[int, float]]) -> None:
+        """Note what those that ask lose, ``(receiver, loss)``: most of the fleet will, at this rate."""
+        self._storm = parity.FleetLoss()
+        self._storm_rate = 0.0 if self.control is None else self.control.rate
+        for index, loss in speakers:
+            self._note_loss(self._fleet.peers[index], loss, STORM_LOSS_DATAGRAMS)
+            self._storm.move(None, min(loss, rate.FLOODED_LOSS))
+
     def _repair_by_model(self, object_id: int, advice: dict[int, int], now: int) -> None:
         """Repair every window that went out with too little, for the whole fleet, before the rest of it asks."""
         schedule = self._schedules[object_id]
+        k = schedule.partition.source_symbols
         for (of_object, end), window in self._windows.items():
             if of_object != object_id or window.repaired or end > self._asked_sequence:
                 continue
-            whole = self._whole_surplus(schedule.partition.source_symbols, len(window.slices), now)
+            whole = self._whole_surplus(k, len(window.slices), now)
             if whole > window.surplus:
                 window.repaired = True
                 # What was repaired meanwhile went out for those that had asked by then.
@@ -341,6 +355,10 @@ class SenderFeedback:
 
     def _whole_surplus(self, symbols: int, window_slices: int, now: int) -> int:
         modelled = max(0, self._loss.surplus(symbols, self._receivers) + self._correction.symbols)
+        # Loss beyond what is tolerated is a full queue, or else the link's own. While nobody knows, and the rate stays
+        # what it was, what all will ask for may as well go out before they do.
+        if self.control is not None and self.control.rate == self._storm_rate and self._storm.worst() > self.tolerated:
+            modelled = max(modelled, self._storm.surplus(symbols, self._receivers))
         return min(max(modelled, self.bursts.symbols(window_slices, now)), limits.REPAIR_SYMBOLS_MAX)
 
     def window_planned(self, window: Window, now: int) -> None:

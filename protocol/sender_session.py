@@ -84,7 +84,12 @@ class SenderSession:
         self._announce_interval_ns = limits.ANNOUNCE_FIRST_NS
         self._status_ns: int | None = None
         self._status_interval_ns = limits.STATUS_INTERVAL_NS
+        self._rate_advice_ns: int | None = None
+        self._rate_advised_ns = now
+        self._report_below = 0.0
+        """As it was last told."""
         self._poll_ns: int | None = None
+        self._poll_number = 0
         self._ends_left = 0
         self._end_ns = 0
 
@@ -197,8 +202,8 @@ class SenderSession:
                 due.append(self._opened_ns + start.max_wait_ns)
             if start.quiet_ns is not None and self.fleet.live_count:
                 due.append(self._last_join_ns + start.quiet_ns)
-        due += [when for when in (self._status_ns, self._feedback.gather_until_ns, self._poll_ns) if when is not None]
-        return min(due)
+        others = self._status_ns, self._feedback.gather_until_ns, self._poll_ns, self._rate_advice_ns
+        return min(due + [when for when in others if when is not None])
 
     def handle_timeout(self, now: int) -> None:
         """Do what is due."""
@@ -221,6 +226,8 @@ class SenderSession:
             self._step_rate(now)
             self._feedback.step_valve(now)
             self._send_status(now)
+        if self._rate_advice_ns is not None and now >= self._rate_advice_ns:
+            self._send_rate_advice(now)
         if self._poll_ns is not None and now >= self._poll_ns:
             self._send_poll(now)
         self._check_complete(now)
@@ -268,6 +275,7 @@ class SenderSession:
                 | messages.RepairAdvice()
                 | messages.End()
                 | messages.Defer()
+                | messages.RateAdvice()
             ):
                 self.drops.stale += 1
             case _:
@@ -390,7 +398,7 @@ class SenderSession:
         self._transmits.append(Transmit(address, self._encode(message)))
 
     def _welcome(self, peer: Peer) -> None:
-        message = messages.Welcome(peer.receiver_id, peer.incarnation, peer.index)
+        message = messages.Welcome(peer.receiver_id, peer.incarnation, peer.index, self._poll_number)
         self._transmits.append(Transmit(peer.address, self._encode(message)))
 
     def _heard(self, receiver_index: int, address: Address, now: int) -> Peer | None:
@@ -509,6 +517,8 @@ class SenderSession:
             state = PeerState.CHECKING if message.checking else PeerState.RECEIVING
         self.fleet.proceed(peer, state)
         self._feedback.take_report(peer, message, self.sequence, now)
+        if self._feedback.report_below(now) < rate.SAME_SHARE * self._report_below:
+            self._rate_advice_ns = self._rate_advised_ns + limits.RATE_ADVICE_GAP_NS
         self._step_rate(now)
         self._serve_slow(now)
 
@@ -582,21 +592,31 @@ class SenderSession:
             receivers=self.fleet.live_count,
             feedback_scale=self._feedback.feedback_scale,
             report_interval_ms=self.report_interval_ns // limits.MILLISECOND_NS,
-            rate=int(self.rate_bytes_per_s),
-            tolerated_ppm=int(self._feedback.tolerated * 1e6),
-            report_below=int(self._feedback.report_below),
         )
         self._transmits.append(Transmit(Destination.DATA, self._encode(message)))
+        self._send_rate_advice(now)
         self._status_ns = now + self._status_interval_ns
         self._status_interval_ns = min(2 * self._status_interval_ns, limits.STATUS_INTERVAL_NS)
+
+    def _send_rate_advice(self, now: int) -> None:
+        """Say who has to speak of the rate: not behind the data, or all that limit it speak before they hear it."""
+        self._rate_advice_ns = None
+        self._report_below = 0.0
+        if self._feedback.wants_rate_advice:
+            self._report_below, self._rate_advised_ns = self._feedback.report_below(now), now
+            message = messages.RateAdvice(
+                int(self.rate_bytes_per_s), int(self._feedback.tolerated * 1e6), int(self._report_below)
+            )
+            self._transmits.append(Transmit(Destination.GROUP, self._encode(message)))
 
     def _send_poll(self, now: int) -> None:
         """Acknowledge DONEs: a cleared bit says that the sender knows."""
         for first in range(0, len(self.peers), limits.POLL_RECEIVERS_MAX):
             part = self.peers[first : first + limits.POLL_RECEIVERS_MAX]
             wanted = np.packbits([peer.state is not PeerState.VERIFIED for peer in part], bitorder="little")
-            message = messages.Poll(first, len(part), wanted.tobytes())
+            message = messages.Poll(first, len(part), wanted.tobytes(), self._poll_number)
             self._transmits.append(Transmit(Destination.GROUP, self._encode(message)))
+        self._poll_number = (self._poll_number + 1) & 0xFFFFFFFF
         self._poll_ns = None
 
     # --- planning -------------------------------------------------------------------------------------------------

@@ -272,7 +272,7 @@ def _scenario(wishes: _Wishes) -> Scenario:
         manifest=manifest,
         rate=fixed,
         rate_ceiling=link,
-        rate_start=min(link, limits.RATE_START_BYTES_PER_S),
+        rate_start=limits.RATE_START_SHARE * link,
         repair_symbols=None if wishes.fec == "auto" else int(wishes.fec),
         window_slices=wishes.interleave,
         symbol_size=SYMBOL_SIZES[wishes.mtu],

@@ -63,10 +63,6 @@ NAME_CHECK_NS = 60 * limits.MILLISECOND_NS
 NAME_CHECK_MIN_S = 0.005
 """How long at least: what has come while the engine was being loaded is still to be read."""
 
-RATE_START_SHARE = 0.6
-"""Share of the interface's speed to begin with: the first reports come after a tenth of a second, and the receivers'
-socket buffers cover more than that."""
-
 _STOP = object()
 
 
@@ -231,7 +227,7 @@ class SendEngine:
             control_port=control_port,
             start=options.start,
             rate=options.rate,
-            rate_start=speed * RATE_START_SHARE if speed else limits.RATE_START_BYTES_PER_S,
+            rate_start=speed * limits.RATE_START_SHARE if speed else limits.RATE_START_BYTES_PER_S,
             rate_ceiling=speed if speed else limits.RATE_CEILING_BYTES_PER_S,
             repair_symbols=options.repair_symbols,
             window_slices=options.window_slices or limits.WINDOW_SLICES_DEFAULT,

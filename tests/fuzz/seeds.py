@@ -24,7 +24,7 @@ _KINDS = [
 ]
 
 _TELL, _DATA, _ANSWER = b"\x00", b"\x02", b"\x04"
-_WELCOME = bytes([_KINDS.index("Welcome"), 0, 1, 0, 0, 0])  # id, incarnation, number, which index, session
+_WELCOME = bytes([_KINDS.index("Welcome"), 0, 1, 0, 0, 0, 0])  # id, incarnation, number, which index, POLLs, session
 _END = bytes([_KINDS.index("End"), 1, 0])
 
 

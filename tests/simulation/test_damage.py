@@ -127,13 +127,13 @@ def forged(rng: random.Random, session_id: int) -> bytes:
                 rng.randrange(100_001),
                 rng.randrange(1, limits.FEEDBACK_SCALE_MAX + 1),
                 rng.randrange(10, 600_001),
-                (1 << 63) - 1,
-                rng.choice([0, 1_000_000]),
-                rng.choice([0, 1, (1 << 63) - 1]),
             ),
-            messages.Poll(big, rng.randrange(10_001), rng.randbytes(rng.randrange(9))),
+            messages.RateAdvice(
+                rng.choice([0, (1 << 63) - 1]), rng.choice([0, 1_000_000]), rng.choice([0, 1, (1 << 63) - 1])
+            ),
+            messages.Poll(big, rng.randrange(10_001), rng.randbytes(rng.randrange(9)), big),
             messages.RepairAdvice(rng.randrange(4), items, rng.randrange(limits.SEQUENCE_MAX)),
-            messages.Welcome(rng.randbytes(16), big, rng.randrange(100_000)),
+            messages.Welcome(rng.randbytes(16), big, rng.randrange(100_000), rng.choice([0, big])),
             messages.Nack(rng.randrange(3), rng.randrange(3), rng.choice([0, 1 << 61]), big, big, 5, items, 9),
             messages.Report(
                 rng.randrange(3),

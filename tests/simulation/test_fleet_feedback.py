@@ -52,6 +52,22 @@ def test_repairs_that_stand_in_line_for_longer_than_a_hold_off_are_not_asked_for
     assert result.nacks < FLEET
 
 
+@pytest.mark.parametrize(("loss", "overhead"), [(0.01, 1.08), (0.05, 1.18)])
+@pytest.mark.parametrize("link_rate", [GIGABIT, 10 * GIGABIT])
+def test_a_fleet_whose_rate_is_being_found_says_no_more(link_rate: float, loss: float, overhead: float) -> None:
+    """All of it limits the rate, until the sender knows that this loss is the links' own."""
+    lossy = Member(link=Way(loss=(Bernoulli(loss),), delay_ns=DELAY_NS, control_loss=loss, feedback_loss=loss))
+    scenario = Scenario(
+        receivers=FLEET, size=4 * SIZE, rate=None, rate_start=0.6 * link_rate, rate_ceiling=link_rate, member=lossy
+    )
+    result = simulate(scenario)
+    assert result.verified == FLEET
+    assert result.control_peak_per_s < limits.FEEDBACK_PER_S
+    assert result.nacks < FLEET
+    assert result.overhead <= overhead
+    assert result.data_last_s < 2 * 1472 / 1440 * 4 * SIZE / link_rate + 0.5
+
+
 @pytest.mark.parametrize(("loss", "overhead"), [(0.001, 1.04), (0.05, 1.18)])
 def test_loss_that_all_share(loss: float, overhead: float) -> None:
     scenario = Scenario(receivers=FLEET, size=SIZE, uplink=Way(loss=(Bernoulli(loss),)), member=link())

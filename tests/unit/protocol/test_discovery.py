@@ -92,7 +92,7 @@ def test_many_sessions_are_remembered_up_to_a_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    "datagram", [b"", b"junk" * 9, messages.encode(1, messages.Welcome(bytes(16), 1, 1)), announce()[:40]]
+    "datagram", [b"", b"junk" * 9, messages.encode(1, messages.Welcome(bytes(16), 1, 1, 0)), announce()[:40]]
 )
 def test_what_is_no_announce_is_counted(datagram: bytes) -> None:
     search = Discovery("lab", 0, random.Random(1))

@@ -33,13 +33,12 @@ def examples() -> dict[str, messages.AnyMessage]:
         ),
         "solicit": messages.Solicit("lab"),
         "join": messages.Join(receiver_id, 0xCAFE0001, "node-17", "/dev/nvme0n1", 512_110_190_592, 125_000_000, False),
-        "welcome": messages.Welcome(receiver_id, 0xCAFE0001, 17),
+        "welcome": messages.Welcome(receiver_id, 0xCAFE0001, 17, 6),
         "refuse": messages.Refuse(receiver_id, "too small"),
         "status": messages.Status(
-            123_456_789_012, messages.SessionState.IDLE, 27_000, True, 3, 12_500, 11, 2, 100, 118_000_000, 5000,
-            90_000_000,
+            123_456_789_012, messages.SessionState.IDLE, 27_000, True, 3, 12_500, 11, 2, 100,
         ),
-        "poll": messages.Poll(0, 12, bytes([0xFE, 0x0F])),
+        "poll": messages.Poll(0, 12, bytes([0xFE, 0x0F]), 6),
         "repair_advice": messages.RepairAdvice(limits.OBJECT_IMAGE, ITEMS, 5000),
         "nack": messages.Nack(17, limits.OBJECT_IMAGE, 123_456_700_000, 0x01020304, 1500, 1200, ITEMS, 44),
         "report": messages.Report(
@@ -50,6 +49,7 @@ def examples() -> dict[str, messages.AnyMessage]:
         "fail": messages.Fail(17, "write error at byte 4096"),
         "end": messages.End(messages.EndReason.COMPLETE, "12 of 12 receivers verified"),
         "defer": messages.Defer(17, 5000),
+        "rate_advice": messages.RateAdvice(118_000_000, 5000, 90_000_000),
     }  # fmt: skip
 
 
@@ -85,13 +85,13 @@ def largest() -> list[messages.AnyMessage]:
         ),
         messages.Solicit(name),
         messages.Join(receiver_id, U32, host, text, U63, U63),
-        messages.Welcome(receiver_id, U32, index),
+        messages.Welcome(receiver_id, U32, index, U32),
         messages.Refuse(receiver_id, text),
         messages.Status(
             sequence, messages.SessionState.IDLE, U63, True, U32, limits.GRTT_MAX_NS // 1000, limits.RECEIVERS_MAX,
-            limits.FEEDBACK_SCALE_MAX, 600_000, U63, 1_000_000, U63,
+            limits.FEEDBACK_SCALE_MAX, 600_000,
         ),
-        messages.Poll(U32, limits.POLL_RECEIVERS_MAX, bytes(limits.POLL_RECEIVERS_MAX // 8)),
+        messages.Poll(U32, limits.POLL_RECEIVERS_MAX, bytes(limits.POLL_RECEIVERS_MAX // 8), U32),
         messages.RepairAdvice(255, items, limits.SEQUENCE_MAX - 1),
         messages.Nack(U32, 255, sequence, U32, U32, 1_000_000, items, U32),
         messages.Report(U32, U32, U32, U63, U63, U63, 1_000_000, 1_000_000, 1000, U63, U63, True, True, U32, sequence),
@@ -99,6 +99,7 @@ def largest() -> list[messages.AnyMessage]:
         messages.Fail(U32, text),
         messages.End(messages.EndReason.FAILED, text),
         messages.Defer(U32, 60_000),
+        messages.RateAdvice(U63, 1_000_000, U63),
     ]  # fmt: skip
 
 
@@ -126,9 +127,10 @@ BEYOND = [
     ("repair_advice", 1, 256), ("repair_advice", 2, bytes(9 * limits.NACK_ITEMS_MAX + 1)),
     ("repair_advice", 3, limits.SEQUENCE_MAX), ("nack", 6, 1_000_001),
     ("nack", 3, limits.SEQUENCE_MAX), ("nack", 7, "text"),
-    ("nack", 8, 1 << 32), ("status", 11, 1_000_001), ("defer", 2, 60_001), ("report", 9, 1001), ("report", 12, 1),
+    ("nack", 8, 1 << 32), ("rate_advice", 1, -1), ("rate_advice", 2, 1_000_001),
+    ("defer", 2, 60_001), ("report", 9, 1001), ("report", 12, 1),
     ("done", 2, bytes(33)),
-    ("fail", 1, -1), ("end", 1, 3), ("end", 0, 15), ("end", 0, "end"),
+    ("fail", 1, -1), ("end", 1, 3), ("end", 0, 16), ("end", 0, "end"),
 ]  # fmt: skip
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
+import math
 import random
 
 import pytest
 
 from protocol import limits
-from protocol.rate import RateControl, Sample, capacity
+from protocol.rate import TOLD_NS, RateControl, Sample, capacity
 
 MB = 1e6
 INTERVAL_NS = 200 * limits.MILLISECOND_NS
@@ -293,4 +294,33 @@ def test_who_keeps_the_rate_from_growing_holds_the_others_back_too() -> None:
     control.observe(1, Sample(0.0, 0.0, 0.0, 50 * MB), 1)
     control.step(INTERVAL_NS, interval_ns=INTERVAL_NS, measured_rate=10 * MB)
     assert control.rate == 10 * MB
-    assert (control.limiting, control.limit) == ({0}, None)
+    assert (control.limiting, control.told(INTERVAL_NS)) == ({0}, math.inf)
+
+
+def test_the_lowest_capacity_that_was_told_is_kept_for_a_moment_and_while_nothing_is_believed() -> None:
+    control = RateControl(start=100 * MB, ceiling=125 * MB)
+    assert control.told(1) == math.inf
+    control.observe(0, Sample(0.1, 0.0, 0.0, 0), 1)
+    control.observe(1, Sample(0.4, 0.0, 0.0, 0), 2)
+    control.observe(2, Sample(0.1, 0.0, 0.0, 0), 3)
+    told = control.told(3)
+    assert told == pytest.approx(0.6 * 97 * MB, rel=0.01)
+    assert control.told(2 + TOLD_NS) == math.inf, "the last of them does not speak for the one that told less"
+    control.observe(1, Sample(0.4, 0.0, 0.0, 0), INTERVAL_NS)
+    control.step(INTERVAL_NS, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    assert control.rate < 100 * MB
+    assert control.told(INTERVAL_NS + TOLD_NS) == told, "it is heard again only when the cut can be judged"
+
+
+@pytest.mark.parametrize(("datagrams", "cut"), [(30, False), (3000, True)])
+def test_chance_does_not_cut_the_rate_where_little_is_sent(datagrams: int, cut: bool) -> None:
+    """At the end of a session repairs trickle: 3 of 30 lost, twice, of those that lose 5 % always."""
+    control = RateControl(start=100 * MB, ceiling=125 * MB)
+    run(control, [Link(noise=0.05)], 20)
+    assert control.background == pytest.approx(0.05, rel=0.2)
+    now, before = 20 * INTERVAL_NS, control.rate
+    for _interval in range(2):
+        now += INTERVAL_NS
+        control.observe(0, Sample(0.1, 0.0, 0.0, 0, datagrams), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    assert (control.rate < before) is cut

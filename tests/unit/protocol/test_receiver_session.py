@@ -68,18 +68,20 @@ class Desk:
         self.manifest_sent = False
         self.pass_index = 0
         self.receivers = 1
+        self.report_interval_ms = 100
+        self.feedback_scale = 1
 
     def tell(self, message: messages.Message, session_id: int = SESSION_ID) -> None:
         self.session.receive_datagram(messages.encode(session_id, message), self.now)
 
     def welcome(self, index: int = 3) -> None:
-        self.tell(messages.Welcome(self.identity.receiver_id, self.identity.incarnation, index))
+        self.tell(messages.Welcome(self.identity.receiver_id, self.identity.incarnation, index, 5))
 
     def status(self) -> None:
         self.tell(
             messages.Status(
                 self.sequence, self.state, self.cursor, self.manifest_sent, self.pass_index, 10_000, self.receivers,
-                1, 100, 1, 5000, 0,
+                self.feedback_scale, self.report_interval_ms,
             )
         )  # fmt: skip
 
@@ -159,8 +161,8 @@ def test_it_joins_until_it_is_welcome() -> None:
     joins = desk.said(messages.Join)
     assert 4 <= len(joins) <= 8
     assert joins[0] == messages.Join(bytes(range(16)), 9, "host", "/dev/x", -1, 0)
-    desk.tell(messages.Welcome(bytes(16), 9, 3))
-    desk.tell(messages.Welcome(bytes(range(16)), 8, 3))
+    desk.tell(messages.Welcome(bytes(16), 9, 3, 0))
+    desk.tell(messages.Welcome(bytes(range(16)), 8, 3, 0))
     assert desk.session.receiver_index is None
     desk.welcome()
     desk.welcome()
@@ -203,9 +205,11 @@ def test_a_lossless_image_is_asked_nothing_and_done_is_said_after_the_flush() ->
     dones = desk.said(messages.Done)
     assert len(dones) >= 3
     assert dones[0] == messages.Done(3, bytes(range(32)), CHUNKS * 4096, 0, 0)
-    desk.tell(messages.Poll(0, 4, b"\x0f"))
+    desk.tell(messages.Poll(0, 4, b"\x0f", 5))
     assert desk.session.state is ReceiverState.CONFIRMING
-    desk.tell(messages.Poll(0, 4, b"\x07"))
+    desk.tell(messages.Poll(0, 4, b"\x07", 4))
+    assert desk.session.state is ReceiverState.CONFIRMING, "said before the WELCOME: of an earlier start"
+    desk.tell(messages.Poll(0, 4, b"\x07", 6))
     assert desk.session.outcome is Outcome.VERIFIED
     assert desk.session.next_timeout() is None
 
@@ -369,6 +373,80 @@ def test_what_was_promised_is_waited_for_until_the_stream_has_come_so_far(then: 
     desk.status()
     desk.pass_time(10 * MS)
     assert desk.needs() == {0: 1}
+
+
+def test_what_was_asked_for_in_a_storm_is_asked_for_again_soon_after_it() -> None:
+    """The hold-off is that of now, and not the one that was believed when it began."""
+    desk = ready_desk()
+    desk.feedback_scale = 64
+    desk.window(IMAGE, [0], list(range(K)), lose=((0, 2),))
+    desk.status()
+    desk.pass_time(MS)
+    assert desk.needs() == {0: 1}
+    desk.feedback_scale = 1
+    desk.status()
+    desk.pass_time(90 * MS)
+    assert desk.needs() == {0: 1}
+
+
+def test_a_backoff_that_was_drawn_in_a_storm_ends_soon_after_it() -> None:
+    desk = ready_desk()
+    desk.receivers, desk.feedback_scale = 1000, limits.FEEDBACK_SCALE_MAX
+    desk.window(IMAGE, [0], list(range(K)), lose=((0, 2),))
+    desk.status()
+    desk.pass_time(100 * MS)
+    assert desk.needs() == {}
+    desk.feedback_scale = 1
+    desk.status()
+    desk.pass_time(61 * MS)
+    assert desk.needs() == {0: 1}
+
+
+def limited_desk(lost: int) -> Desk:
+    """A receiver of a large fleet that lost so many of 5000 datagrams, and the advice that it should speak of that."""
+    desk = ready_desk()
+    desk.receivers, desk.report_interval_ms = 1000, 600_000
+    desk.status()
+    desk.tell(messages.RateAdvice(1000, 5000, 1000))
+    desk.pass_time(limits.REPORT_URGENT_NS)
+    desk.said(messages.Report)
+    desk.sequence += lost
+    for _window in range((5000 - lost) // K):
+        desk.window(IMAGE, [0], list(range(K)))
+    return desk
+
+
+def test_who_limits_the_rate_of_a_large_fleet_says_so_out_of_turn_and_goes_on_until_it_does_not() -> None:
+    desk = limited_desk(500)
+    desk.pass_time(limits.REPORT_URGENT_NS + 60 * MS)
+    (report,) = desk.said(messages.Report)
+    assert isinstance(report, messages.Report)
+    assert report.loss_ppm == pytest.approx(100_000, rel=0.1)
+    desk.sequence += 500
+    desk.window(IMAGE, [1], list(range(K)))
+    desk.pass_time(limits.REPORT_URGENT_NS + 100 * MS)
+    assert len(desk.said(messages.Report)) == 1
+    for _look in range(5):
+        desk.window(IMAGE, [2], list(range(K)))
+        desk.pass_time(limits.REPORT_URGENT_NS)
+    assert len(desk.said(messages.Report)) <= 1
+
+
+@pytest.mark.parametrize("why", ["another told less", "the fleet is small now", "hardly anything was lost", "ended"])
+def test_nobody_speaks_out_of_turn_where(why: str) -> None:
+    desk = limited_desk(8 if why == "hardly anything was lost" else 500)
+    if why == "another told less":
+        desk.tell(messages.RateAdvice(1000, 5000, 800))
+    elif why == "the fleet is small now":
+        desk.report_interval_ms = limits.REPORT_URGENT_NS // MS
+        desk.status()
+        desk.said(messages.Report)
+        assert desk.session._watch_ns is None
+        return
+    elif why == "ended":
+        desk.tell(messages.End(EndReason.COMPLETE, ""))
+    desk.pass_time(2 * limits.REPORT_URGENT_NS)
+    assert desk.said(messages.Report) == []
 
 
 def test_resume_asks_for_the_rest_only() -> None:

@@ -200,6 +200,48 @@ def test_nacks_of_several_receivers_are_gathered_advised_and_answered_once() -> 
     assert desk.session.poll_window(desk.now) is None
 
 
+def test_whoever_limits_the_rate_silences_at_once_those_that_do_not_more() -> None:
+    """STATUS stands in line behind the data, and by then all have spoken."""
+    desk = Desk(StartRule(receivers=100), rate=None, rate_start=1e6, rate_ceiling=1e6)
+    for who in range(100):
+        desk.join(who)
+    (first,) = desk.said(messages.RateAdvice)
+    desk.send_all()
+    desk.pass_time(50 * MS)
+    desk.mail()
+    desk.report(3, loss_ppm=200_000)
+    desk.pass_time(0)
+    ((destination, advice),) = desk.mail()
+    assert destination is Destination.GROUP
+    assert isinstance(first, messages.RateAdvice)
+    assert isinstance(advice, messages.RateAdvice)
+    assert (first.rate, first.report_below) == (1_000_000, 1_000_000)
+    assert advice.report_below == pytest.approx(0.9 * 0.97 * 0.8 * 1e6, rel=0.01)
+    desk.report(4, loss_ppm=210_000)
+    desk.pass_time(MS)
+    assert desk.mail() == []
+    desk.report(5, loss_ppm=400_000)
+    desk.pass_time(limits.RATE_ADVICE_GAP_NS - 2 * MS)
+    assert desk.said(messages.RateAdvice) == [], "news comes together"
+    desk.pass_time(2 * MS)
+    (lower,) = desk.said(messages.RateAdvice)
+    assert isinstance(lower, messages.RateAdvice)
+    assert lower.report_below < 0.8 * advice.report_below
+
+
+@pytest.mark.parametrize(("receivers", "rate"), [(4, None), (100, 1e6)])
+def test_where_reports_are_frequent_or_the_rate_is_fixed_nobody_speaks_out_of_turn(
+    receivers: int, rate: float | None
+) -> None:
+    desk = Desk(StartRule(receivers=receivers), rate=rate, rate_start=1e6, rate_ceiling=1e6)
+    for who in range(receivers):
+        desk.join(who)
+    desk.send_all()
+    desk.report(3, loss_ppm=200_000)
+    desk.pass_time(limits.SECOND_NS)
+    assert desk.said(messages.RateAdvice) == []
+
+
 def test_what_went_out_while_requests_were_gathered_is_not_advised() -> None:
     """Its symbols are there before the advice is: whoever still lacks some then would wait for nothing."""
     desk = Desk(StartRule(receivers=2))
@@ -252,7 +294,7 @@ def test_done_counts_for_this_manifest_and_is_acknowledged_by_a_cleared_bit() ->
     assert desk.events()[-1] is EventKind.VERIFIED
     desk.pass_time(limits.AGGREGATION_MAX_NS)
     (poll,) = desk.said(messages.Poll)
-    assert poll == messages.Poll(0, 2, b"\x02")
+    assert poll == messages.Poll(0, 2, b"\x02", 0)
     desk.done(0)
     desk.pass_time(limits.AGGREGATION_MAX_NS)
     assert len(desk.said(messages.Poll)) == 1

@@ -104,7 +104,7 @@ def joined(manifest: Manifest, incarnation: int) -> ReceiverSession:
     identity = Identity(bytes(16), incarnation, "host", "copy", -1)
     found = Found(incarnation, announce, "10.0.0.1")
     session = ReceiverSession(found, identity, pool_size=16 * MIB, rng=random.Random(1), now=0)
-    session.receive_datagram(messages.encode(incarnation, messages.Welcome(bytes(16), incarnation, 0)), 0)
+    session.receive_datagram(messages.encode(incarnation, messages.Welcome(bytes(16), incarnation, 0, 0)), 0)
     return session
 
 
