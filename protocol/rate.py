@@ -10,6 +10,7 @@ then on. One interval of loss is never believed: with thousands of receivers som
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 
 from protocol import limits
@@ -186,6 +187,31 @@ class _Experiment:
     """How long they are waited for."""
 
 
+def _new_count(tracks: dict[int, _Track]) -> int:
+    """Return how many have spoken once only."""
+    return sum(track.previous is None for track in tracks.values())
+
+
+def _worst(losses: list[float], doubtful: int) -> float:
+    """Return the largest loss, as many left out as are doubtful, of a large fleet: somebody always has a microburst."""
+    return sorted(losses)[-1 - min(doubtful, int(DOUBTFUL_SHARE * len(losses)))]
+
+
+class _Finding(enum.Enum):
+    """What an experiment shows."""
+
+    OPEN = enum.auto()
+    """Nothing yet: those that were flooded have not spoken."""
+    FULL = enum.auto()
+    """The loss ended: a queue was full."""
+    NOISE = enum.auto()
+    """The loss is still there: it is the link's own."""
+    FILLING = enum.auto()
+    """There is more of it: a queue was only filling when it was measured first."""
+    INCOMPARABLE = enum.auto()
+    """There is as much, but what it was before is not known well enough."""
+
+
 # DEVIATES RFC 5740 §5.5.2: no TFMCC (RFC 4654). The stream may take the whole of a switch port, which an equation made
 # for sharing it with TCP would not, and a minimum over thousands of receivers needs the persistence rule.
 class RateControl:
@@ -270,79 +296,102 @@ class RateControl:
         if not fresh:
             return
         limit, loss, believed = self._limit(fresh)
-        before_cut = self.rate
+        rate_before = self.rate
         if self._experiment is not None:
-            # Only one interval is needed here: the question is whether the same loss is still there. A link that was
-            # far too full is still too full after one cut, but loses less, and how much less is known exactly.
-            before = self._experiment
-            flood_before = before.loss_before > FLOODED_LOSS
-            waiting = now < before.until_ns and before.suspects and before.suspects.isdisjoint(fresh)
-            if waiting and self._flood(fresh) <= FLOODED_LOSS:
-                return
-            still_full = max(0.0, 1.0 - (1.0 - before.loss_before) * before.rate_cut / self.rate)
-            noise = max(BACKGROUND_SHARE * before.loss_before, (still_full + before.loss_before) / 2)
-            if flood_before:
-                noise = max(noise, FLOOD_SHARE * before.loss_before)
-            if loss > min(ROSE_SHARE * before.loss_before, before.loss_before + ROSE_BY):
-                believed = True
-            elif loss > noise and (not before.steady or (loss > FLOODED_LOSS and not flood_before)):
-                believed, before_cut = True, before.rate_before
-            elif loss > noise:
-                self.background = max(self.background, loss)
-                self.rate = min(before.rate_before, self.ceiling)
-                self._experiment = None
-                self._changed(now, interval_ns)
+            before, finding = self._experiment, self._judge(self._experiment, fresh, loss, now)
+            if finding is _Finding.OPEN:
                 return
             self._experiment = None
-        doubtful = limit < self.rate and not believed
-        if doubtful and self._doubtful_count > DOUBTFUL_SHARE * len(fresh):
-            return
-        if limit < self.rate and not doubtful:
-            self._growth_share = GROWTH_SHARE
-            if loss > LOSS_HIGH:
-                suspects = frozenset(index for index, track in fresh.items() if track.latest.loss > FLOODED_LOSS)
-                steady, until_ns = self._steady(fresh, loss), now + SUSPECT_INTERVALS * interval_ns
-                self._experiment = _Experiment(before_cut, self.rate, loss, steady, suspects, until_ns)
-            full = [track.latest for track in fresh.values() if track.latest.pool_fill > POOL_FILL_HIGH]
-            if full:
-                self._drained = min(sample.drain_rate for sample in full)
-            lowest = self.rate / 2
-            flood = self._flood(fresh)
-            if flood > FLOODED_LOSS:
-                self.flood_count += 1
-                limit = self.rate * (1 - flood)
-                if self._startup:
-                    # The first data is a burst: what arrived in a second then says more than its share.
-                    arrived = min(
-                        track.arrival_rate
-                        for track in fresh.values()
-                        if track.latest.loss >= flood and not waits(track.latest)
-                    )
-                    limit = min(limit, max(arrived, limit * ARRIVED_SHARE_MIN))
-                limit *= CUT_MARGIN
-                lowest = min(lowest, limit)
-            self.rate = max(self.floor, limit, lowest)
-            self._last_limit = self.rate / CUT_MARGIN
-            # A little loss at the start may be the beginning of a flood, which must not go on unheard.
-            intervals = 1 if flood > FLOODED_LOSS or self._startup else 2
-            self._startup = False
-            self._changed(now, intervals * interval_ns)
-        elif (
-            self._lasting_loss(fresh) - self.background * BACKGROUND_SLACK <= LOSS_LOW
-            and measured_rate > USED_SHARE * self.rate
-            and all(track.latest.pool_fill < POOL_FILL_LOW for track in fresh.values())
+            if finding is _Finding.NOISE:
+                self.background = max(self.background, loss)
+                self.rate = min(before.rate_before, self.ceiling)
+                self._changed(now, interval_ns)
+                return
+            believed |= finding is not _Finding.FULL
+            if finding is _Finding.INCOMPARABLE:
+                rate_before = before.rate_before
+        if limit >= self.rate or (not believed and self._doubtful_count <= DOUBTFUL_SHARE * len(fresh)):
+            self._grow(fresh, measured_rate, now)
+        elif believed:
+            self._cut(fresh, limit, loss, rate_before, interval_ns, now)
+
+    def _judge(self, before: _Experiment, fresh: dict[int, _Track], loss: float, now: int) -> _Finding:
+        """Return what is known by the worst loss after a cut.
+
+        Only one interval is needed here: the question is whether the same loss is still there. A link that was far too
+        full is still too full after one cut, but loses less, and how much less is known exactly.
+        """
+        flood_before = before.loss_before > FLOODED_LOSS
+        waiting = now < before.until_ns and before.suspects and before.suspects.isdisjoint(fresh)
+        if waiting and self._flood(fresh) <= FLOODED_LOSS:
+            return _Finding.OPEN
+        still_full = max(0.0, 1.0 - (1.0 - before.loss_before) * before.rate_cut / self.rate)
+        noise = max(BACKGROUND_SHARE * before.loss_before, (still_full + before.loss_before) / 2)
+        if flood_before:
+            noise = max(noise, FLOOD_SHARE * before.loss_before)
+        if loss > min(ROSE_SHARE * before.loss_before, before.loss_before + ROSE_BY):
+            return _Finding.FILLING
+        if loss <= noise:
+            return _Finding.FULL
+        if not before.steady or (loss > FLOODED_LOSS and not flood_before):
+            return _Finding.INCOMPARABLE
+        return _Finding.NOISE
+
+    def _cut(
+        self, fresh: dict[int, _Track], limit: float, loss: float, rate_before: float, interval_ns: int, now: int
+    ) -> None:
+        """Go down to what the slowest receiver carries, and watch what becomes of the loss."""
+        self._growth_share = GROWTH_SHARE
+        if loss > LOSS_HIGH:
+            suspects = frozenset(index for index, track in fresh.items() if track.latest.loss > FLOODED_LOSS)
+            steady, until_ns = self._steady(fresh, loss), now + SUSPECT_INTERVALS * interval_ns
+            self._experiment = _Experiment(rate_before, self.rate, loss, steady, suspects, until_ns)
+        full = [track.latest for track in fresh.values() if track.latest.pool_fill > POOL_FILL_HIGH]
+        if full:
+            self._drained = min(sample.drain_rate for sample in full)
+        lowest = self.rate / 2
+        flood = self._flood(fresh)
+        if flood > FLOODED_LOSS:
+            self.flood_count += 1
+            limit = CUT_MARGIN * self._passed(fresh, flood)
+            lowest = min(lowest, limit)
+        self.rate = max(self.floor, limit, lowest)
+        self._last_limit = self.rate / CUT_MARGIN
+        # A little loss at the start may be the beginning of a flood, which must not go on unheard.
+        intervals = 1 if flood > FLOODED_LOSS or self._startup else 2
+        self._startup = False
+        self._changed(now, intervals * interval_ns)
+
+    def _passed(self, fresh: dict[int, _Track], flood: float) -> float:
+        """Return the bytes per second that got through a flood."""
+        passed = self.rate * (1 - flood)
+        if not self._startup:
+            return passed
+        # The first data is a burst: what arrived in a second then says more than its share.
+        arrived = min(
+            track.arrival_rate for track in fresh.values() if track.latest.loss >= flood and not waits(track.latest)
+        )
+        return min(passed, max(arrived, passed * ARRIVED_SHARE_MIN))
+
+    def _grow(self, fresh: dict[int, _Track], measured_rate: float, now: int) -> None:
+        """Go up, if nobody loses anything or is about full, and the rate is used."""
+        if (
+            self._lasting_loss(fresh) - self.background * BACKGROUND_SLACK > LOSS_LOW
+            or measured_rate <= USED_SHARE * self.rate
+            or any(track.latest.pool_fill >= POOL_FILL_LOW for track in fresh.values())
         ):
-            grown = self.rate * (STARTUP_FACTOR if self._startup else 1 + self._growth_share)
-            if grown > NEAR_SHARE * self._last_limit:
-                self._growth_share = min(1.5 * self._growth_share, GROWTH_SHARE_MAX)
-            if self._drained is not None:
-                grown = max(grown, CUT_MARGIN * self._drained)
-                self._drained = None
-            if grown > self.ceiling:
-                grown = self.ceiling
-                self._startup = False
-            self.rate = grown
-            self._changed(now, 0)
+            return
+        grown = self.rate * (STARTUP_FACTOR if self._startup else 1 + self._growth_share)
+        if grown > NEAR_SHARE * self._last_limit:
+            self._growth_share = min(1.5 * self._growth_share, GROWTH_SHARE_MAX)
+        if self._drained is not None:
+            grown = max(grown, CUT_MARGIN * self._drained)
+            self._drained = None
+        if grown > self.ceiling:
+            grown = self.ceiling
+            self._startup = False
+        self.rate = grown
+        self._changed(now, 0)
 
     def _changed(self, now: int, hold_ns: int) -> None:
         self._hold_until_ns = now + hold_ns
@@ -390,20 +439,15 @@ class RateControl:
     @staticmethod
     def _lasting_loss(tracks: dict[int, _Track]) -> float:
         """Return the worst loss, the few left out that had one bad interval or may have had."""
-        losses = sorted(track.lasting_loss for track in tracks.values())
-        new = sum(track.previous is None for track in tracks.values())
-        return losses[-1 - min(new, int(DOUBTFUL_SHARE * len(losses)))]
+        return _worst([track.lasting_loss for track in tracks.values()], _new_count(tracks))
 
     def _flood(self, tracks: dict[int, _Track]) -> float:
         """Return the loss that is one if it is above ``FLOODED_LOSS``: lasting, or, at the start, seen once.
 
         At the start the sample before it was taken while the queue filled.
         """
-        losses = sorted(0.0 if waits(track.latest) else self._flood_of(track) for track in tracks.values())
-        doubtful = int(DOUBTFUL_SHARE * len(losses))
-        if not self._startup:
-            doubtful = min(doubtful, sum(track.previous is None for track in tracks.values()))
-        return losses[-1 - doubtful]
+        losses = [0.0 if waits(track.latest) else self._flood_of(track) for track in tracks.values()]
+        return _worst(losses, len(losses) if self._startup else _new_count(tracks))
 
     def _flood_of(self, track: _Track) -> float:
         return track.latest.loss if self._startup else track.lasting_loss
