@@ -353,6 +353,10 @@ class ReceiverSession:
             self._check_all_written()
 
     def _take_status(self, message: messages.Status, now: int) -> None:
+        if self.status is None and self._joined_once and self._join_ns is not None:
+            # It begins, and the WELCOME or the JOIN was lost: what is lacking cannot be asked for before there is one.
+            self._join_retry_ns = limits.JOIN_RETRY_NS
+            self._join_ns = min(self._join_ns, now + self._rng.randrange(self._join_retry_ns))
         self.status = message
         # The sender's word settles where the stream is: a forged or damaged sequence number does not last.
         if self._first_sequence is None:

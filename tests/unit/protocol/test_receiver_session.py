@@ -172,6 +172,19 @@ def test_it_joins_until_it_is_welcome() -> None:
     assert desk.said(messages.Join) == []
 
 
+def test_who_has_no_welcome_when_sending_begins_does_not_wait_for_its_turn() -> None:
+    """What a fast stream pushes out of the pool meanwhile would have to come again."""
+    desk = Desk()
+    desk.pass_time(3 * limits.SECOND_NS)
+    desk.said(messages.Join)
+    desk.status()
+    desk.pass_time(limits.JOIN_RETRY_NS)
+    assert len(desk.said(messages.Join)) in (1, 2)
+    for _status in range(3):
+        desk.status()
+    assert desk.said(messages.Join) == [], "once, however often the sender speaks"
+
+
 def test_it_reports_as_often_as_it_is_told() -> None:
     desk = Desk()
     desk.welcome()
