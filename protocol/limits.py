@@ -83,6 +83,7 @@ JOIN_RETRY_NS = 150 * MILLISECOND_NS  # first repeat of an unanswered JOIN; doub
 JOIN_RETRY_MAX_NS = 2 * SECOND_NS  # four in the silence that makes a receiver vanish
 JOIN_COUNT_MIN_NS = 400 * MILLISECOND_NS  # shortest time over which the sender judges how fast JOINs come
 JOIN_SPREAD_UNKNOWN_NS = 250 * MILLISECOND_NS  # over which JOINs spread where nobody said how many will come
+JOIN_COUNT_LATE_MIN_NS = 50 * MILLISECOND_NS  # JOIN_COUNT_MIN_NS during a session, of which nobody knows how many come
 JOIN_SPREAD_MAX_NS = 120 * SECOND_NS  # RECEIVERS_MAX at JOIN_PER_S, and some more
 SOLICIT_SPREAD_NS = 100 * MILLISECOND_NS  # longest wait before a SOLICIT; who hears another's meanwhile stays silent
 SOLICIT_GROUP = 100  # how many may solicit at once, where nobody knows; 10 000 then send about a dozen
@@ -94,7 +95,9 @@ NACK_PER_S = 500  # above it every backoff doubles
 DEFER_NS = 5 * SECOND_NS  # how long a receiver that is left behind keeps silent before it asks again
 DEFER_MAX_NS = 60 * SECOND_NS  # what one forged DEFER can cost
 REPORT_URGENT_NS = 200 * MILLISECOND_NS  # how often a receiver looks whether it limits the rate
-RATE_ADVICE_GAP_NS = 20 * MILLISECOND_NS  # least time between two RATE_ADVICEs, and the longest wait for one with news
+FEEDBACK_ADVICE_GAP_NS = (
+    20 * MILLISECOND_NS
+)  # least time between two FEEDBACK_ADVICEs, and the longest wait for one with news
 STATUS_INTERVAL_NS = 100 * MILLISECOND_NS
 STATUS_INTERVAL_IDLE_MIN_NS = 10 * MILLISECOND_NS  # right after the last symbol of a pass, doubling to STATUS_INTERVAL
 REPORT_INTERVAL_MIN_NS = 50 * MILLISECOND_NS

@@ -128,11 +128,6 @@ class Status(Message, frozen=True, array_like=True, tag=6):
     """Image slices below it have been sent at least once, or nobody needs them."""
     manifest_sent: bool
     pass_index: U32
-    grtt_us: Annotated[int, msgspec.Meta(ge=0, le=limits.GRTT_MAX_NS // limits.MICROSECOND_NS)]
-    receivers: Annotated[int, msgspec.Meta(ge=0, le=limits.RECEIVERS_MAX)]
-    feedback_scale: Annotated[int, msgspec.Meta(ge=1, le=limits.FEEDBACK_SCALE_MAX)]
-    """Factor on every backoff: the sender's valve against feedback implosion."""
-    report_interval_ms: Annotated[int, msgspec.Meta(ge=10, le=600_000)]
 
 
 class Poll(Message, frozen=True, array_like=True, tag=7):
@@ -235,15 +230,20 @@ class Defer(Message, frozen=True, array_like=True, tag=14):
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=limits.DEFER_MAX_NS // limits.MILLISECOND_NS)]
 
 
-class RateAdvice(Message, frozen=True, array_like=True, tag=15):
-    """Sender, multicast at once: who has something to say about the rate, and would else report too late."""
+class FeedbackAdvice(Message, frozen=True, array_like=True, tag=15):
+    """Sender, multicast at once: how to speak to it, so that a fleet says no more than it can hear (NORM_CMD(CC))."""
 
+    grtt_us: Annotated[int, msgspec.Meta(ge=0, le=limits.GRTT_MAX_NS // limits.MICROSECOND_NS)]
+    receivers: Annotated[int, msgspec.Meta(ge=0, le=limits.RECEIVERS_MAX)]
+    feedback_scale: Annotated[int, msgspec.Meta(ge=1, le=limits.FEEDBACK_SCALE_MAX)]
+    """Factor on every backoff: the sender's valve against feedback implosion."""
+    report_interval_ms: Annotated[int, msgspec.Meta(ge=10, le=600_000)]
     rate: U63
     """Bytes per second the sender currently paces at."""
     tolerated_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
     """Loss that is no reason to slow down: a receiver with more than that limits the rate."""
     report_below: U63
-    """Bytes per second: who limits the rate to less than this says so."""
+    """Bytes per second: who limits the rate to less than this says so, out of turn; 0: nobody."""
 
 
 AnyMessage = (
@@ -261,7 +261,7 @@ AnyMessage = (
     | Fail
     | End
     | Defer
-    | RateAdvice
+    | FeedbackAdvice
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -32,6 +32,7 @@ class ReceiverObject:
         self.held_ns = np.full(self.assembly.slots, NEVER_NS, np.int64)
         """When a slice held in part was last asked for, or promised."""
         self.held_end = np.full(self.assembly.slots, -1, np.int64)
+        self.held_slice = np.full(self.assembly.slots, -1, np.int64)
         self.held_sequence = np.zeros(self.assembly.slots, np.int64)
         """Where in the stream the symbols that were promised for a slice have passed."""
         self.asked_ns = np.full(partition.slice_count, NEVER_NS, np.int64)
@@ -71,16 +72,17 @@ class ReceiverObject:
         """Return for which of these slices, held in part, the answer may still come."""
         slots = slices % self.assembly.slots
         waited_ns = now - self.held_ns[slots]
-        promised = self.held_sequence[slots] > closed
+        asked = (waited_ns < hold_off_ns) & (self.held_end[slots] == self.assembly.end_sequences(slices))
+        # Repairs stand in line behind what is laid out already, earlier repairs of the same slice too: on a slow link,
+        # for longer than a hold-off.
+        promised = (self.held_sequence[slots] > closed) & (waited_ns < limits.HOLD_OFF_MAX_NS)
         if self.sender_idle:
             promised[:] = False
-        # Repairs stand in line behind what is laid out already: on a slow link, for longer than a hold-off.
-        waits = (waited_ns < hold_off_ns) | (promised & (waited_ns < limits.HOLD_OFF_MAX_NS))
-        held: npt.NDArray[np.bool_] = waits & (self.held_end[slots] == self.assembly.end_sequences(slices))
+        held: npt.NDArray[np.bool_] = (self.held_slice[slots] == slices) & (asked | promised)
         return held
 
     def hold(self, slices: Int64Array, now: int, sequence: int = 0) -> None:
-        """Do not ask for these again for a hold-off, unless another window brings some of their symbols.
+        """Do not ask for these again for a hold-off, unless a window that was not promised brings some of them.
 
         Args:
             slices: which, ascending.
@@ -91,6 +93,7 @@ class ReceiverObject:
         in_ring = slices[assembly.in_ring(slices)]
         slots = in_ring % assembly.slots
         self.held_ns[slots] = now
+        self.held_slice[slots] = in_ring
         self.held_sequence[slots] = sequence
         self.held_end[slots] = assembly.end_sequences(in_ring)
         self.asked_ns[slices] = now

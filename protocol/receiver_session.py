@@ -134,6 +134,8 @@ class ReceiverSession:
         self._joined_once = False
         self._scan_ns: int | None = None
         self._nack_ns: int | None = None
+        self._backed_off: dict[int, Int64Array] = {}
+        """Object → slices that the NACK is about that is sent at ``_nack_ns``."""
         self._copies: dict[int, Int64Array] = {}
         """Object → slices that are asked for once more, at ``_copy_ns``."""
         self._copy_ns: int | None = None
@@ -147,7 +149,8 @@ class ReceiverSession:
         self._watch = ReportInterval(now)
         """Looks for what limits the rate more often than this receiver reports."""
         self._watch_ns: int | None = None
-        self._rate_advice: messages.RateAdvice | None = None
+        self._advice: messages.FeedbackAdvice | None = None
+        """How the sender wants to be spoken to; nothing is asked for before it is known."""
         self._urgent_ns: int | None = None
         self._urgent: tuple[float, Measured] | None = None
         """``(bytes per second, what was measured)``: the limit that is to be told."""
@@ -280,9 +283,9 @@ class ReceiverSession:
             case messages.RepairAdvice():
                 self._heard(frame.sent_us, now)
                 self._take_advice(message, now)
-            case messages.RateAdvice():
+            case messages.FeedbackAdvice():
                 self._heard(frame.sent_us, now)
-                self._take_rate_advice(message, now)
+                self._take_feedback_advice(message, now)
             case messages.Defer():
                 self._take_defer(message, now)
             case messages.End():
@@ -305,7 +308,7 @@ class ReceiverSession:
             self._echo_us, self._echo_ns = sent_us, now
 
     def _take_announce(self, message: messages.Announce, now: int) -> None:
-        if self.status is None:
+        if self._advice is None:
             self._report_interval_ns = message.report_interval_ms * limits.MILLISECOND_NS
         spread_ns = message.join_spread_ms * limits.MILLISECOND_NS
         if spread_ns > self._join_spread_ns and self._join_ns is not None and not self._joined_once:
@@ -364,13 +367,6 @@ class ReceiverSession:
         self._first_sequence += round((message.sequence - self._highest) / (1 << 32)) << 32
         self._highest = self._settled = message.sequence
         self._first_sequence = min(self._first_sequence, self._highest)
-        self._grtt_ns = max(message.grtt_us * limits.MICROSECOND_NS, limits.GRTT_MIN_NS)
-        self._receivers = max(1, message.receivers)
-        if self._nack_ns is not None and message.feedback_scale < self._feedback_scale:
-            # The storm is over in which this backoff was drawn.
-            self._nack_ns = now + (self._nack_ns - now) * message.feedback_scale // self._feedback_scale
-        self._feedback_scale = message.feedback_scale
-        self._report_interval_ns = message.report_interval_ms * limits.MILLISECOND_NS
         idle = message.state is SessionState.IDLE
         manifest, image = self._objects[limits.OBJECT_MANIFEST], self._objects[limits.OBJECT_IMAGE]
         manifest.sent_below = manifest.partition.slice_count if message.manifest_sent else 0
@@ -381,17 +377,31 @@ class ReceiverSession:
             item.sender_pass, item.sender_idle = message.pass_index, idle
         # The manifest goes before the image: a late joiner whose NACK is lost need not wait for the end of a long pass.
         manifest.sender_idle |= message.manifest_sent
-        if self._report_ns is not None and self._report_ns > now + self._report_interval_ns:
-            # At random, because the whole fleet hears the same STATUS.
-            self._report_ns = now + self._rng.randrange(self._report_interval_ns + 1)
-        if self._report_interval_ns <= limits.REPORT_URGENT_NS:
-            self._watch_ns = self._urgent_ns = None
         self._scan(now)
 
-    def _take_rate_advice(self, message: messages.RateAdvice, now: int) -> None:
-        """Begin to look for a limit, and leave one untold that another receiver has told."""
-        self._rate_advice = message
-        if self._watch_ns is None and self._report_ns is not None:
+    def _take_feedback_advice(self, message: messages.FeedbackAdvice, now: int) -> None:
+        """Speak as the sender wants it from now on, what was to be said already included."""
+        first, self._advice = self._advice is None, message
+        self._grtt_ns = max(message.grtt_us * limits.MICROSECOND_NS, limits.GRTT_MIN_NS)
+        self._receivers = max(1, message.receivers)
+        if self._nack_ns is not None and message.feedback_scale < self._feedback_scale:
+            # The storm is over in which this backoff was drawn.
+            self._nack_ns = now + (self._nack_ns - now) * message.feedback_scale // self._feedback_scale
+        self._feedback_scale = message.feedback_scale
+        before_ns, interval_ns = self._report_interval_ns, message.report_interval_ms * limits.MILLISECOND_NS
+        self._report_interval_ns = interval_ns
+        if self._report_ns is not None and (self._report_ns > now + interval_ns or 2 * before_ns < interval_ns):
+            # At random, because the whole fleet hears the same advice; and anew if the fleet has doubled.
+            self._report_ns = now + self._rng.randrange(interval_ns + 1)
+        self._watch_limit(message, now)
+        if first:
+            self._scan(now)
+
+    def _watch_limit(self, message: messages.FeedbackAdvice, now: int) -> None:
+        """Begin or end to look for a limit, and leave one untold that another receiver has told."""
+        if not message.report_below or self._report_ns is None:
+            self._watch_ns = self._urgent_ns = None
+        elif self._watch_ns is None:
             self._watch_ns = now + self._rng.randrange(limits.REPORT_URGENT_NS)
         if self._urgent is not None and not self._limiting and self._urgent[0] >= message.report_below:
             self._urgent_ns = None
@@ -400,7 +410,7 @@ class ReceiverSession:
     # backoff that the sender's word about a lower limit ends: nobody has to be elected for it.
     def _look(self, now: int) -> None:
         """Look whether this receiver limits the rate; if so, and if it is news, say so after a backoff."""
-        advice = self._rate_advice
+        advice = self._advice
         assert advice is not None
         self._watch_ns = now + limits.REPORT_URGENT_NS
         measured = self._measure(self._watch, now)
@@ -784,7 +794,11 @@ class ReceiverSession:
     def _scan(self, now: int) -> None:
         """Look for slices whose window has passed and that still lack something; begin the backoff if there are any."""
         self._scan_ns = None
-        if self.receiver_index is None or self.state in (ReceiverState.FINISHING, ReceiverState.CONFIRMING):
+        if (
+            self.receiver_index is None
+            or self._advice is None
+            or self.state in (ReceiverState.FINISHING, ReceiverState.CONFIRMING)
+        ):
             return
         asked = self._asked_objects()
         lacking = sum(item.assembly.missing_count for item in asked)
@@ -793,9 +807,14 @@ class ReceiverSession:
         if self._nack_ns is not None or not lacking or now < self._deferred_until_ns:
             return
         closed = self._closed_sequence()
-        if any(len(item.open_deficits(closed, self._hold_off_ns(), now)[0]) for item in asked):
-            delay_ns = feedback.backoff_ns(self._rng, self._grtt_ns, self._receivers, self._feedback_scale)
-            self._nack_ns = now + delay_ns
+        lacking_now = {item.object_id: item.open_deficits(closed, self._hold_off_ns(), now)[0] for item in asked}
+        if any(map(len, lacking_now.values())):
+            self._back_off(lacking_now, now)
+
+    def _back_off(self, lacking: dict[int, Int64Array], now: int) -> None:
+        """Begin to wait for somebody else to ask for these slices, by object."""
+        delay_ns = feedback.backoff_ns(self._rng, self._grtt_ns, self._receivers, self._feedback_scale)
+        self._nack_ns, self._backed_off = now + delay_ns, lacking
 
     def _asked_objects(self) -> list[ReceiverObject]:
         """Return the objects of which something may be asked for now."""
@@ -806,8 +825,17 @@ class ReceiverSession:
     def _send_nacks(self, now: int) -> None:
         self._nack_ns = None
         closed = self._closed_sequence()
-        for item in self._asked_objects():
-            slices, deficits = item.open_deficits(closed, self._hold_off_ns(), now)
+        lacking = {
+            item.object_id: item.open_deficits(closed, self._hold_off_ns(), now) for item in self._asked_objects()
+        }
+        if not any(np.isin(slices, self._backed_off.get(o, ())).any() for o, (slices, _deficits) in lacking.items()):
+            # Somebody asked for all that this was about. What was found lacking since then, others lack as well.
+            fresh = {object_id: slices for object_id, (slices, _deficits) in lacking.items() if len(slices)}
+            if fresh:
+                self._back_off(fresh, now)
+            return
+        for object_id, (slices, deficits) in lacking.items():
+            item = self._objects[object_id]
             item.whole_due = False
             if not len(slices):
                 continue

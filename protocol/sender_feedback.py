@@ -12,12 +12,15 @@ import dataclasses
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from protocol import feedback, limits, messages, parity, rate
 from protocol.feedback import GroupRoundTrip
 from protocol.fleet import Fleet, Peer
 from protocol.schedule import Schedule, Window
 from protocol.slow import SlowReceivers, Verdict
+
+Int64Array = npt.NDArray[np.int64]
 
 STORM_NACKS = 8
 """Receivers that ask at about the same time, and are taken for a sample of the fleet (research §1.3): all that was sent
@@ -31,6 +34,9 @@ KNOWN_ENOUGH = 50
 """So many receivers, or such a share of the fleet, are measured before less than the first surplus is sent."""
 
 WINDOWS_REMEMBERED = 512
+
+ADVICE_DATAGRAMS_MAX = 4
+"""Of advice about one gathering: 600 runs of slices; who lacks others asks for them again."""
 
 SETTLE_NS = 300 * limits.MILLISECOND_NS
 """After which a window that nobody asked for is taken to have needed no repair: planned, sent, and backed off."""
@@ -50,7 +56,7 @@ class _SentWindow:
     """A window that went out whole, while it may still be asked for."""
 
     object_id: int
-    slices: np.ndarray[tuple[int], np.dtype[np.int64]]
+    slices: Int64Array
     surplus: int
     epoch: int
     planned_ns: int
@@ -58,6 +64,29 @@ class _SentWindow:
     """Slice → largest deficit."""
     repaired: bool = False
     """The model's repair for it was planned."""
+
+
+class _Asked:
+    """The largest deficit of each slice that was asked for in one gathering. Memory: one byte a slice."""
+
+    def __init__(self, slice_count: int) -> None:
+        self._deficits = np.zeros(slice_count, np.uint8)
+        self._first, self._stop = slice_count, 0
+
+    def add(self, slices: Int64Array, deficits: Int64Array) -> None:
+        """Note deficits of slices, ascending."""
+        if len(slices):
+            self._deficits[slices] = np.maximum(self._deficits[slices], deficits)
+            self._first, self._stop = min(self._first, int(slices[0])), max(self._stop, int(slices[-1]) + 1)
+
+    def take(self) -> tuple[Int64Array, Int64Array]:
+        """Return ``(slices, deficits)``, both ``int64[n]``, and begin anew."""
+        part = self._deficits[self._first : self._stop]
+        slices = np.flatnonzero(part)
+        deficits = part[slices].astype(np.int64)
+        part[:] = 0
+        slices, self._first, self._stop = slices + self._first, len(self._deficits), 0
+        return slices, deficits
 
 
 class SenderFeedback:
@@ -108,7 +137,7 @@ class SenderFeedback:
         """Bytes that were handed out and cannot have been sent yet, at the rates since then."""
         self._nack_count = 0
         self._valve_ns = now
-        self._advice: dict[int, dict[int, int]] = {object_id: {} for object_id in schedules}
+        self._asked = {object_id: _Asked(each.partition.slice_count) for object_id, each in schedules.items()}
         self._speakers: dict[int, dict[int, tuple[int, float]]] = {object_id: {} for object_id in schedules}
         """Object → receiver → ``(instant, loss)`` of its last NACK."""
         self._storm = parity.FleetLoss()
@@ -138,14 +167,12 @@ class SenderFeedback:
         """Loss up to which no receiver limits the rate, in [0, 1]."""
         return min(1.0, self.control.tolerated) if self.control is not None else 1.0
 
-    @property
-    def wants_rate_advice(self) -> bool:
-        """Whether receivers report so seldom that those that limit the rate have to speak out of turn."""
-        return self.control is not None and self.report_interval_ns > limits.REPORT_URGENT_NS
-
     def report_below(self, now: int) -> float:
-        """Bytes per second: a receiver that carries less says so; 0 where the rate is fixed."""
-        if self.control is None:
+        """Bytes per second: a receiver that carries less says so out of turn; 0 where nobody need.
+
+        Where all report often enough, or the rate is fixed, nobody has to.
+        """
+        if self.control is None or self.report_interval_ns <= limits.REPORT_URGENT_NS:
             return 0.0
         return min(self.control.rate, rate.SAME_SHARE * self.control.told(now))
 
@@ -193,11 +220,7 @@ class SenderFeedback:
         if self._fleet.live_count <= 1:
             schedule.release()
         else:
-            advice = self._advice[message.object_id]
-            for slice_index, deficit in zip(
-                slices[: limits.NACK_ITEMS_MAX].tolist(), counted[: limits.NACK_ITEMS_MAX].tolist(), strict=True
-            ):
-                advice[slice_index] = max(deficit, advice.get(slice_index, 0))
+            self._asked[message.object_id].add(slices, counted)
             if partial.any():
                 self._speakers[message.object_id][peer.index] = now, message.loss_ppm / 1e6
                 self._asked_sequence = max(self._asked_sequence, message.sequence)
@@ -284,25 +307,25 @@ class SenderFeedback:
         self.gather_until_ns = None
         surplus = self.surplus(window_slices, now)
         told = []
-        for object_id, advice in self._advice.items():
+        for object_id, asked in self._asked.items():
             speakers = self._speakers[object_id]
             for index in [index for index, (heard_ns, _loss) in speakers.items() if now - heard_ns > STORM_NS]:
                 del speakers[index]
             if len(speakers) >= STORM_NACKS and self._repair_symbols is None:
                 self._take_storm([(index, loss) for index, (_heard_ns, loss) in speakers.items()])
-                self._repair_by_model(object_id, advice, now)
+                self._repair_by_model(object_id, asked, now)
                 speakers.clear()
             self._schedules[object_id].release()
             sequence = self._schedules[object_id].rolling_end(sequence, surplus)
-            if advice:
-                slices = np.array(sorted(advice), np.int64)
-                # What went out while NACKs were gathered is on its way or has arrived; whoever still lacks some then
-                # must not wait for more of it.
-                slices = slices[self._schedules[object_id].needed(slices)]
-                deficits = np.array([advice[s] for s in slices.tolist()], np.int64)
-                advice.clear()
+            slices, deficits = asked.take()
+            # What went out while NACKs were gathered is on its way or has arrived; whoever still lacks some then must
+            # not wait for more of it.
+            due = self._schedules[object_id].needed(slices)
+            slices, deficits = slices[due], deficits[due]
+            for _datagram in range(ADVICE_DATAGRAMS_MAX):
                 if len(slices):
-                    items, _covered = messages.encode_deficits(slices, deficits)
+                    items, covered = messages.encode_deficits(slices, deficits)
+                    slices, deficits = slices[covered:], deficits[covered:]
                     told.append(messages.RepairAdvice(object_id, items, min(sequence, limits.SEQUENCE_MAX - 1)))
         return told
 
@@ -314,7 +337,7 @@ class SenderFeedback:
             self._note_loss(self._fleet.peers[index], loss, STORM_LOSS_DATAGRAMS)
             self._storm.move(None, min(loss, rate.FLOODED_LOSS))
 
-    def _repair_by_model(self, object_id: int, advice: dict[int, int], now: int) -> None:
+    def _repair_by_model(self, object_id: int, asked: _Asked, now: int) -> None:
         """Repair every window that went out with too little, for the whole fleet, before the rest of it asks."""
         schedule = self._schedules[object_id]
         k = schedule.partition.source_symbols
@@ -329,8 +352,7 @@ class SenderFeedback:
                 slices, lacking = window.slices[lacking > 0], lacking[lacking > 0]
                 needs = np.array([self._need_for(count, whole) for count in lacking.tolist()], np.int64)
                 schedule.request(slices, needs, limits.SEQUENCE_MAX)
-                for slice_index, count in zip(slices.tolist(), lacking.tolist(), strict=True):
-                    advice[slice_index] = max(count, advice.get(slice_index, 0))
+                asked.add(slices, lacking)
 
     def _need_for(self, count: int, whole: int) -> int:
         """Return the need that is answered with about ``count`` symbols, its own surplus included."""

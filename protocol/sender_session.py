@@ -84,10 +84,10 @@ class SenderSession:
         self._announce_interval_ns = limits.ANNOUNCE_FIRST_NS
         self._status_ns: int | None = None
         self._status_interval_ns = limits.STATUS_INTERVAL_NS
-        self._rate_advice_ns: int | None = None
-        self._rate_advised_ns = now
-        self._report_below = 0.0
-        """As it was last told."""
+        self._advice_ns: int | None = None
+        self._advised_ns = now
+        self._advised: messages.FeedbackAdvice | None = None
+        """What was last said of how to speak."""
         self._poll_ns: int | None = None
         self._poll_number = 0
         self._ends_left = 0
@@ -202,7 +202,7 @@ class SenderSession:
                 due.append(self._opened_ns + start.max_wait_ns)
             if start.quiet_ns is not None and self.fleet.live_count:
                 due.append(self._last_join_ns + start.quiet_ns)
-        others = self._status_ns, self._feedback.gather_until_ns, self._poll_ns, self._rate_advice_ns
+        others = self._status_ns, self._feedback.gather_until_ns, self._poll_ns, self._advice_ns
         return min(due + [when for when in others if when is not None])
 
     def handle_timeout(self, now: int) -> None:
@@ -226,8 +226,8 @@ class SenderSession:
             self._step_rate(now)
             self._feedback.step_valve(now)
             self._send_status(now)
-        if self._rate_advice_ns is not None and now >= self._rate_advice_ns:
-            self._send_rate_advice(now)
+        if self._advice_ns is not None and now >= self._advice_ns:
+            self._send_feedback_advice(now)
         if self._poll_ns is not None and now >= self._poll_ns:
             self._send_poll(now)
         self._check_complete(now)
@@ -275,7 +275,7 @@ class SenderSession:
                 | messages.RepairAdvice()
                 | messages.End()
                 | messages.Defer()
-                | messages.RateAdvice()
+                | messages.FeedbackAdvice()
             ):
                 self.drops.stale += 1
             case _:
@@ -326,10 +326,11 @@ class SenderSession:
         self._spread_joins(now)
         self._feedback.limit_rate()
         self._welcome(peer)
+        self._advise_if_news(now)
         late = self.state is not SessionState.WAITING
         self._events.append(Event(EventKind.LATE_JOIN if late else EventKind.JOINED, peer))
         if late:
-            self._send_status(now)
+            self._status_soon(now)
         else:
             self._check_start(now)
 
@@ -338,7 +339,9 @@ class SenderSession:
         if now - self._join_count_ns > limits.SECOND_NS:
             self._join_count, self._join_count_ns = 0, now
         self._join_count += 1
-        elapsed_ns = max(now - self._join_count_ns, limits.JOIN_COUNT_MIN_NS)
+        late = self.state is not SessionState.WAITING
+        shortest_ns = limits.JOIN_COUNT_LATE_MIN_NS if late else limits.JOIN_COUNT_MIN_NS
+        elapsed_ns = max(now - self._join_count_ns, shortest_ns)
         if self._join_count * limits.SECOND_NS > limits.JOIN_PER_S * elapsed_ns * 5 // 4:
             wider = min(max(2 * self._join_spread_ns, 2 * limits.SECOND_NS), limits.JOIN_SPREAD_MAX_NS)
             self._join_spread_ns = wider
@@ -373,7 +376,7 @@ class SenderSession:
             self._events.append(Event(EventKind.RETURNED, peer))
             self._feedback.limit_rate()
             if self.state is not SessionState.WAITING:
-                self._send_status(now)
+                self._status_soon(now)
         peer.address = address
         self._welcome(peer)
 
@@ -517,8 +520,7 @@ class SenderSession:
             state = PeerState.CHECKING if message.checking else PeerState.RECEIVING
         self.fleet.proceed(peer, state)
         self._feedback.take_report(peer, message, self.sequence, now)
-        if self._feedback.report_below(now) < rate.SAME_SHARE * self._report_below:
-            self._rate_advice_ns = self._rate_advised_ns + limits.RATE_ADVICE_GAP_NS
+        self._advise_if_news(now)
         self._step_rate(now)
         self._serve_slow(now)
 
@@ -588,26 +590,40 @@ class SenderSession:
             cursor=self.schedules[limits.OBJECT_IMAGE].first_pass_cursor,
             manifest_sent=not self.schedules[limits.OBJECT_MANIFEST].pending,
             pass_index=self.pass_count,
+        )
+        self._transmits.append(Transmit(Destination.DATA, self._encode(message)))
+        self._send_feedback_advice(now)
+        self._status_ns = now + self._status_interval_ns
+        self._status_interval_ns = min(2 * self._status_interval_ns, limits.STATUS_INTERVAL_NS)
+
+    def _status_soon(self, now: int) -> None:
+        """Say where the session stands to one who has just come; many that come together hear it together."""
+        soonest_ns = self._advised_ns + limits.FEEDBACK_ADVICE_GAP_NS
+        self._status_ns = soonest_ns if self._status_ns is None else min(self._status_ns, max(now, soonest_ns))
+
+    def _send_feedback_advice(self, now: int) -> None:
+        """Say how to speak: not behind the data, or a whole fleet speaks before it hears that one did."""
+        self._advice_ns = None
+        self._advised_ns = now
+        self._advised = messages.FeedbackAdvice(
             grtt_us=self.grtt_ns // limits.MICROSECOND_NS,
             receivers=self.fleet.live_count,
             feedback_scale=self._feedback.feedback_scale,
             report_interval_ms=self.report_interval_ns // limits.MILLISECOND_NS,
+            rate=int(self.rate_bytes_per_s),
+            tolerated_ppm=int(self._feedback.tolerated * 1e6),
+            report_below=int(self._feedback.report_below(now)),
         )
-        self._transmits.append(Transmit(Destination.DATA, self._encode(message)))
-        self._send_rate_advice(now)
-        self._status_ns = now + self._status_interval_ns
-        self._status_interval_ns = min(2 * self._status_interval_ns, limits.STATUS_INTERVAL_NS)
+        self._transmits.append(Transmit(Destination.GROUP, self._encode(self._advised)))
 
-    def _send_rate_advice(self, now: int) -> None:
-        """Say who has to speak of the rate: not behind the data, or all that limit it speak before they hear it."""
-        self._rate_advice_ns = None
-        self._report_below = 0.0
-        if self._feedback.wants_rate_advice:
-            self._report_below, self._rate_advised_ns = self._feedback.report_below(now), now
-            message = messages.RateAdvice(
-                int(self.rate_bytes_per_s), int(self._feedback.tolerated * 1e6), int(self._report_below)
-            )
-            self._transmits.append(Transmit(Destination.GROUP, self._encode(message)))
+    def _advise_if_news(self, now: int) -> None:
+        """Say it before its time if more have come, or somebody told a lower limit: others would speak meanwhile."""
+        advised = self._advised
+        if advised is None:
+            return
+        more = self.report_interval_ns * rate.SAME_SHARE > advised.report_interval_ms * limits.MILLISECOND_NS
+        if more or self._feedback.report_below(now) < rate.SAME_SHARE * advised.report_below:
+            self._advice_ns = self._advised_ns + limits.FEEDBACK_ADVICE_GAP_NS
 
     def _send_poll(self, now: int) -> None:
         """Acknowledge DONEs: a cleared bit says that the sender knows."""

@@ -123,13 +123,15 @@ def forged(rng: random.Random, session_id: int) -> bytes:
                 rng.choice([0, (1 << 63) - 1]),
                 rng.random() < 0.5,
                 big,
+            ),
+            messages.FeedbackAdvice(
                 rng.randrange(2_000_001),
                 rng.randrange(100_001),
                 rng.randrange(1, limits.FEEDBACK_SCALE_MAX + 1),
                 rng.randrange(10, 600_001),
-            ),
-            messages.RateAdvice(
-                rng.choice([0, (1 << 63) - 1]), rng.choice([0, 1_000_000]), rng.choice([0, 1, (1 << 63) - 1])
+                rng.choice([0, (1 << 63) - 1]),
+                rng.choice([0, 1_000_000]),
+                rng.choice([0, 1, (1 << 63) - 1]),
             ),
             messages.Poll(big, rng.randrange(10_001), rng.randbytes(rng.randrange(9)), big),
             messages.RepairAdvice(rng.randrange(4), items, rng.randrange(limits.SEQUENCE_MAX)),

@@ -6,6 +6,7 @@ many receivers and an image of 256 MB (hours of processor time; the promises are
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import numpy as np
@@ -141,6 +142,18 @@ def test_late_joiners_cost_the_union_of_what_they_missed_and_nobody_waits(
     early = result.data_s[: receivers // 2]
     assert float(np.max(early)) < 1.3 * whole_s, "who was there from the beginning ends with the first pass"
     assert result.data_last_s < 1.05 * result.ideal_s + 0.5
+
+
+def test_a_rack_that_is_switched_on_late_says_no_more_than_can_be_heard() -> None:
+    """Reports: it was said that twenty take part. NACKs: all lack the same, more than can be named slice by slice."""
+    late = Member(link=Way(loss=(Bernoulli(0.01),), delay_ns=DELAY_NS), join_ns=limits.SECOND_NS)
+    scenario = Scenario(
+        receivers=320, size=128 * limits.MIB, rate=GIGABIT / 3, start_when=20,
+        member=dataclasses.replace(late, join_ns=0), exceptions=dict.fromkeys(range(20, 320), late),
+    )  # fmt: skip
+    result = simulate(scenario)
+    assert result.verified == 320
+    assert result.control_peak_per_s < limits.FEEDBACK_PER_S
 
 
 @pytest.mark.parametrize("seed", [5, 6, 9])

@@ -103,6 +103,7 @@ CONTROL = [
     messages.Status,
     messages.Poll,
     messages.RepairAdvice,
+    messages.FeedbackAdvice,
     messages.Nack,
     messages.Report,
     messages.Done,
@@ -130,7 +131,7 @@ def test_what_arrives_before_the_welcome_counts() -> None:
     world = World(3, make_image(3, 10), start=StartRule(receivers=1))
     silent = frozenset({messages.Welcome})
     deaf = world.receiver(Faults(control_loss=1.0, lost_kinds=silent))
-    other = world.receiver(Faults(), born_ns=60 * MILLISECOND, work_ns=300 * MILLISECOND)
+    other = world.receiver(Faults(), born_ns=10 * MILLISECOND, work_ns=300 * MILLISECOND)
     world.run_until(lambda: deaf.disk == world.image.transferred(), limit_s=20)
     assert not deaf.over
     deaf.faults = Faults()

@@ -36,7 +36,7 @@ def examples() -> dict[str, messages.AnyMessage]:
         "welcome": messages.Welcome(receiver_id, 0xCAFE0001, 17, 6),
         "refuse": messages.Refuse(receiver_id, "too small"),
         "status": messages.Status(
-            123_456_789_012, messages.SessionState.IDLE, 27_000, True, 3, 12_500, 11, 2, 100,
+            123_456_789_012, messages.SessionState.IDLE, 27_000, True, 3,
         ),
         "poll": messages.Poll(0, 12, bytes([0xFE, 0x0F]), 6),
         "repair_advice": messages.RepairAdvice(limits.OBJECT_IMAGE, ITEMS, 5000),
@@ -49,7 +49,7 @@ def examples() -> dict[str, messages.AnyMessage]:
         "fail": messages.Fail(17, "write error at byte 4096"),
         "end": messages.End(messages.EndReason.COMPLETE, "12 of 12 receivers verified"),
         "defer": messages.Defer(17, 5000),
-        "rate_advice": messages.RateAdvice(118_000_000, 5000, 90_000_000),
+        "feedback_advice": messages.FeedbackAdvice(12_500, 11, 2, 100, 118_000_000, 5000, 90_000_000),
     }  # fmt: skip
 
 
@@ -88,8 +88,7 @@ def largest() -> list[messages.AnyMessage]:
         messages.Welcome(receiver_id, U32, index, U32),
         messages.Refuse(receiver_id, text),
         messages.Status(
-            sequence, messages.SessionState.IDLE, U63, True, U32, limits.GRTT_MAX_NS // 1000, limits.RECEIVERS_MAX,
-            limits.FEEDBACK_SCALE_MAX, 600_000,
+            sequence, messages.SessionState.IDLE, U63, True, U32,
         ),
         messages.Poll(U32, limits.POLL_RECEIVERS_MAX, bytes(limits.POLL_RECEIVERS_MAX // 8), U32),
         messages.RepairAdvice(255, items, limits.SEQUENCE_MAX - 1),
@@ -99,7 +98,9 @@ def largest() -> list[messages.AnyMessage]:
         messages.Fail(U32, text),
         messages.End(messages.EndReason.FAILED, text),
         messages.Defer(U32, 60_000),
-        messages.RateAdvice(U63, 1_000_000, U63),
+        messages.FeedbackAdvice(
+            limits.GRTT_MAX_NS // 1000, limits.RECEIVERS_MAX, limits.FEEDBACK_SCALE_MAX, 600_000, U63, 1_000_000, U63,
+        ),
     ]  # fmt: skip
 
 
@@ -122,13 +123,14 @@ BEYOND = [
     ("join", 2, 1 << 32), ("join", 3, "x" * 65), ("join", 4, "x" * 401), ("join", 5, -2), ("join", 6, -1),
     ("welcome", 3, limits.RECEIVERS_MAX), ("refuse", 2, "x" * 401), ("status", 1, limits.SEQUENCE_MAX),
     ("status", 2, 3),
-    ("status", 6, limits.GRTT_MAX_NS // 1000 + 1), ("status", 8, 0), ("status", 8, limits.FEEDBACK_SCALE_MAX + 1),
-    ("status", 9, 9), ("status", 9, 600_001), ("poll", 2, limits.POLL_RECEIVERS_MAX + 1), ("poll", 3, bytes(1251)),
+    ("status", 5, -1), ("feedback_advice", 1, limits.GRTT_MAX_NS // 1000 + 1), ("feedback_advice", 3, 0),
+    ("feedback_advice", 3, limits.FEEDBACK_SCALE_MAX + 1), ("feedback_advice", 4, 9), ("feedback_advice", 4, 600_001),
+    ("feedback_advice", 2, limits.RECEIVERS_MAX + 1), ("feedback_advice", 5, -1), ("feedback_advice", 6, 1_000_001),
+    ("poll", 2, limits.POLL_RECEIVERS_MAX + 1), ("poll", 3, bytes(1251)),
     ("repair_advice", 1, 256), ("repair_advice", 2, bytes(9 * limits.NACK_ITEMS_MAX + 1)),
     ("repair_advice", 3, limits.SEQUENCE_MAX), ("nack", 6, 1_000_001),
     ("nack", 3, limits.SEQUENCE_MAX), ("nack", 7, "text"),
-    ("nack", 8, 1 << 32), ("rate_advice", 1, -1), ("rate_advice", 2, 1_000_001),
-    ("defer", 2, 60_001), ("report", 9, 1001), ("report", 12, 1),
+    ("nack", 8, 1 << 32), ("defer", 2, 60_001), ("report", 9, 1001), ("report", 12, 1),
     ("done", 2, bytes(33)),
     ("fail", 1, -1), ("end", 1, 3), ("end", 0, 16), ("end", 0, "end"),
 ]  # fmt: skip

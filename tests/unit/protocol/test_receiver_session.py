@@ -80,10 +80,17 @@ class Desk:
     def status(self) -> None:
         self.tell(
             messages.Status(
-                self.sequence, self.state, self.cursor, self.manifest_sent, self.pass_index, 10_000, self.receivers,
-                self.feedback_scale, self.report_interval_ms,
+                self.sequence, self.state, self.cursor, self.manifest_sent, self.pass_index,
             )
         )  # fmt: skip
+        self.advise()
+
+    def advise(self, rate: int = 1, tolerated_ppm: int = 5000, report_below: int = 0) -> None:
+        self.tell(
+            messages.FeedbackAdvice(
+                10_000, self.receivers, self.feedback_scale, self.report_interval_ms, rate, tolerated_ppm, report_below
+            )
+        )
 
     def window(
         self, object_id: int, slices: list[int], esis: list[int], lose: tuple[tuple[int, int], ...] = ()
@@ -250,6 +257,7 @@ def test_a_deficit_is_asked_for_when_its_window_has_passed_and_not_again_too_soo
 
 def test_many_later_datagrams_close_a_window_without_a_word_from_the_sender() -> None:
     desk = ready_desk()
+    desk.advise()
     desk.window(IMAGE, [0], list(range(K)), lose=((0, 1),))
     for _repeat in range(1 + limits.REORDER_GUARD // K):
         desk.window(IMAGE, [1], list(range(K)))
@@ -415,12 +423,59 @@ def test_a_backoff_that_was_drawn_in_a_storm_ends_soon_after_it() -> None:
     assert desk.needs() == {0: 1}
 
 
+def test_what_comes_of_an_earlier_answer_does_not_end_the_wait_for_what_was_promised() -> None:
+    """Two answers stand in line: the first is not the second one, which was advised before it came."""
+    desk = ready_desk()
+    desk.receivers = 1000
+    desk.window(IMAGE, [0], list(range(K)), lose=((0, 0), (0, 1), (0, 2)))
+    desk.status()
+    desk.tell(messages.RepairAdvice(IMAGE, np.array([(0, 1, 3)], messages.DEFICIT).tobytes(), desk.sequence + 4))
+    desk.window(IMAGE, [0], [K])
+    desk.status()
+    desk.pass_time(150 * MS)
+    assert desk.needs() == {}
+    desk.window(IMAGE, [0], [K + 1, K + 2, K + 3], lose=((0, K + 2), (0, K + 3)))
+    desk.status()
+    desk.pass_time(61 * MS)
+    assert desk.needs() == {0: 1}
+
+
+def test_a_backoff_is_about_what_it_began_with() -> None:
+    """Or all of a fleet whose backoffs another's NACK has made void asks at once for what was lost meanwhile."""
+    desk = ready_desk()
+    desk.receivers = 1000
+    desk.window(IMAGE, [0], list(range(K)), lose=((0, 2),))
+    desk.status()
+    end = desk.session._nack_ns
+    assert end is not None
+    desk.tell(messages.RepairAdvice(IMAGE, np.array([(0, 1, 1)], messages.DEFICIT).tobytes(), 0))
+    desk.window(IMAGE, [1], list(range(K)), lose=((1, 2),))
+    desk.status()
+    desk.pass_time(end - desk.now)
+    assert desk.needs() == {}
+    again = desk.session._nack_ns
+    assert again is not None
+    desk.pass_time(again - desk.now)
+    assert desk.needs()[1] == 1
+
+
+def test_nothing_is_asked_for_before_it_is_known_how_many_may_ask() -> None:
+    desk = ready_desk()
+    desk.window(IMAGE, [0], list(range(K)), lose=((0, 2),))
+    desk.tell(messages.Status(desk.sequence, desk.state, desk.cursor, desk.manifest_sent, 0))
+    desk.pass_time(50 * MS)
+    assert desk.needs() == {}
+    desk.advise()
+    desk.pass_time(MS)
+    assert desk.needs() == {0: 1}
+
+
 def limited_desk(lost: int) -> Desk:
     """A receiver of a large fleet that lost so many of 5000 datagrams, and the advice that it should speak of that."""
     desk = ready_desk()
     desk.receivers, desk.report_interval_ms = 1000, 600_000
     desk.status()
-    desk.tell(messages.RateAdvice(1000, 5000, 1000))
+    desk.advise(1000, 5000, 1000)
     desk.pass_time(limits.REPORT_URGENT_NS)
     desk.said(messages.Report)
     desk.sequence += lost
@@ -445,17 +500,13 @@ def test_who_limits_the_rate_of_a_large_fleet_says_so_out_of_turn_and_goes_on_un
     assert len(desk.said(messages.Report)) <= 1
 
 
-@pytest.mark.parametrize("why", ["another told less", "the fleet is small now", "hardly anything was lost", "ended"])
+@pytest.mark.parametrize("why", ["another told less", "nobody need", "hardly anything was lost", "ended"])
 def test_nobody_speaks_out_of_turn_where(why: str) -> None:
     desk = limited_desk(8 if why == "hardly anything was lost" else 500)
     if why == "another told less":
-        desk.tell(messages.RateAdvice(1000, 5000, 800))
-    elif why == "the fleet is small now":
-        desk.report_interval_ms = limits.REPORT_URGENT_NS // MS
-        desk.status()
-        desk.said(messages.Report)
-        assert desk.session._watch_ns is None
-        return
+        desk.advise(1000, 5000, 800)
+    elif why == "nobody need":
+        desk.advise(1000, 5000, 0)
     elif why == "ended":
         desk.tell(messages.End(EndReason.COMPLETE, ""))
     desk.pass_time(2 * limits.REPORT_URGENT_NS)

@@ -205,7 +205,7 @@ def test_whoever_limits_the_rate_silences_at_once_those_that_do_not_more() -> No
     desk = Desk(StartRule(receivers=100), rate=None, rate_start=1e6, rate_ceiling=1e6)
     for who in range(100):
         desk.join(who)
-    (first,) = desk.said(messages.RateAdvice)
+    (first,) = desk.said(messages.FeedbackAdvice)
     desk.send_all()
     desk.pass_time(50 * MS)
     desk.mail()
@@ -213,19 +213,19 @@ def test_whoever_limits_the_rate_silences_at_once_those_that_do_not_more() -> No
     desk.pass_time(0)
     ((destination, advice),) = desk.mail()
     assert destination is Destination.GROUP
-    assert isinstance(first, messages.RateAdvice)
-    assert isinstance(advice, messages.RateAdvice)
+    assert isinstance(first, messages.FeedbackAdvice)
+    assert isinstance(advice, messages.FeedbackAdvice)
     assert (first.rate, first.report_below) == (1_000_000, 1_000_000)
     assert advice.report_below == pytest.approx(0.9 * 0.97 * 0.8 * 1e6, rel=0.01)
     desk.report(4, loss_ppm=210_000)
     desk.pass_time(MS)
     assert desk.mail() == []
     desk.report(5, loss_ppm=400_000)
-    desk.pass_time(limits.RATE_ADVICE_GAP_NS - 2 * MS)
-    assert desk.said(messages.RateAdvice) == [], "news comes together"
+    desk.pass_time(limits.FEEDBACK_ADVICE_GAP_NS - 2 * MS)
+    assert desk.said(messages.FeedbackAdvice) == [], "news comes together"
     desk.pass_time(2 * MS)
-    (lower,) = desk.said(messages.RateAdvice)
-    assert isinstance(lower, messages.RateAdvice)
+    (lower,) = desk.said(messages.FeedbackAdvice)
+    assert isinstance(lower, messages.FeedbackAdvice)
     assert lower.report_below < 0.8 * advice.report_below
 
 
@@ -239,7 +239,39 @@ def test_where_reports_are_frequent_or_the_rate_is_fixed_nobody_speaks_out_of_tu
     desk.send_all()
     desk.report(3, loss_ppm=200_000)
     desk.pass_time(limits.SECOND_NS)
-    assert desk.said(messages.RateAdvice) == []
+    for advice in desk.said(messages.FeedbackAdvice):
+        assert isinstance(advice, messages.FeedbackAdvice)
+        assert advice.report_below == 0
+
+
+def test_those_that_come_together_are_told_together_and_at_once_that_the_fleet_has_grown() -> None:
+    desk = Desk()
+    desk.join(200)
+    desk.pass_time(70 * MS)
+    desk.mail()
+    for who in range(100):
+        desk.join(who)
+        desk.pass_time(MS // 5)
+    desk.pass_time(limits.FEEDBACK_ADVICE_GAP_NS)
+    mail = desk.mail()
+    advices = [message for _destination, message in mail if isinstance(message, messages.FeedbackAdvice)]
+    assert 2 <= len(advices) <= 4
+    assert (advices[-1].receivers, advices[-1].report_interval_ms) == (101, 252)
+    assert sum(isinstance(message, messages.Status) for _destination, message in mail) <= 4
+
+
+def test_a_range_that_is_lacking_whole_is_advised_whole() -> None:
+    """Late joiners all lack what went out before they came: more than may be named one by one."""
+    desk = Desk(StartRule(receivers=2))
+    desk.join(0)
+    desk.join(1)
+    desk.send_all()
+    desk.nack([(0, SLICES, K)], 0)
+    desk.nack([(2, 1, 3)], 1)
+    desk.pass_time(limits.AGGREGATION_MAX_NS)
+    (advice,) = desk.said(messages.RepairAdvice)
+    assert isinstance(advice, messages.RepairAdvice)
+    assert np.frombuffer(advice.items, messages.DEFICIT).tolist() == [(0, SLICES, K)]
 
 
 def test_what_went_out_while_requests_were_gathered_is_not_advised() -> None:
@@ -431,15 +463,15 @@ def test_the_valve_opens_under_a_storm_and_closes_although_reports_go_on() -> No
             for slice_index in range(4):
                 desk.nack([(slice_index, 1, 1)], who)
         desk.pass_time(limits.STATUS_INTERVAL_NS)
-    storm = desk.said(messages.Status)[-1]
-    assert isinstance(storm, messages.Status)
+    storm = desk.said(messages.FeedbackAdvice)[-1]
+    assert isinstance(storm, messages.FeedbackAdvice)
     assert storm.feedback_scale > 4
     for _interval in range(15):
         for who in range(60):
             desk.report(who)
         desk.pass_time(limits.STATUS_INTERVAL_NS)
-    calm = desk.said(messages.Status)[-1]
-    assert isinstance(calm, messages.Status)
+    calm = desk.said(messages.FeedbackAdvice)[-1]
+    assert isinstance(calm, messages.FeedbackAdvice)
     assert calm.feedback_scale == 1
 
 
@@ -553,17 +585,17 @@ def test_so_much_goes_out_at_first_and_the_rest_when_somebody_has_heard_some() -
     desk = finding_desk()
     window = 32 * 130 * (WIDE + wire.DATA_HEADER_SIZE)
     assert limits.START_CREDIT <= handed_out(desk) < limits.START_CREDIT + window
-    status = desk.said(messages.Status)[-1]
-    assert isinstance(status, messages.Status)
-    assert status.report_interval_ms == limits.START_REPORT_INTERVAL_MIN_NS // MS
+    advice = desk.said(messages.FeedbackAdvice)[-1]
+    assert isinstance(advice, messages.FeedbackAdvice)
+    assert advice.report_interval_ms == limits.START_REPORT_INTERVAL_MIN_NS // MS
     tell_of(desk, received=100, lost=0)
     assert handed_out(desk) < limits.START_CREDIT + window, "a hundred datagrams say nothing of sixteen million bytes"
     tell_of(desk, received=4000, lost=10)
     assert handed_out(desk) > IMAGE_SLICES * 128 * WIDE
     desk.pass_time(limits.STATUS_INTERVAL_NS)
-    status = desk.said(messages.Status)[-1]
-    assert isinstance(status, messages.Status)
-    assert status.report_interval_ms == limits.REPORT_INTERVAL_MIN_NS // MS
+    advice = desk.said(messages.FeedbackAdvice)[-1]
+    assert isinstance(advice, messages.FeedbackAdvice)
+    assert advice.report_interval_ms == limits.REPORT_INTERVAL_MIN_NS // MS
 
 
 def test_where_nobody_is_heard_the_stream_goes_on_after_a_moment() -> None:
