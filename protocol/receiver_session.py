@@ -390,8 +390,9 @@ class ReceiverSession:
         self._feedback_scale = message.feedback_scale
         before_ns, interval_ns = self._report_interval_ns, message.report_interval_ms * limits.MILLISECOND_NS
         self._report_interval_ns = interval_ns
-        if self._report_ns is not None and (self._report_ns > now + interval_ns or 2 * before_ns < interval_ns):
-            # At random, because the whole fleet hears the same advice; and anew if the fleet has doubled.
+        grown = 2 * before_ns < interval_ns > limits.REPORT_URGENT_NS
+        if self._report_ns is not None and (grown or self._report_ns > now + interval_ns):
+            # At random, because the whole fleet hears the same advice; and anew if a large fleet has doubled.
             self._report_ns = now + self._rng.randrange(interval_ns + 1)
         self._watch_limit(message, now)
         if first:
