@@ -7,6 +7,7 @@ simulation has all three. Figures are counts of a deterministic run: they do not
 
     python -m benchmarks.scale --quick                                              does it work? seconds
     python -m benchmarks.scale --json benchmarks/results/scale.json --plot benchmarks/results/scale.svg
+    python -m benchmarks.scale --link 1Gbit --auto --receivers 300 3000             slower, and finding its rate
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import typer
+
 from benchmarks.head_to_head.machine import describe_machine
+from ghostcast.cli.size import parse_rate
 from ghostcast.plot import check_path, new_figure, save
 from ghostcast.simulation import Bernoulli, Member, Scenario, Way, simulate
 from protocol import limits
+from protocol.wire import DATA_HEADER_SIZE
 
 RECEIVERS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
 LOSSES = (0.001, 0.01, 0.05)
@@ -63,26 +68,36 @@ def _more_than(trials: int, loss: float, most: int) -> float:
     )
 
 
-def scenario(receivers: int, loss: float, size: int, seed: int, *, shared: bool) -> Scenario:
+def scenario(
+    receivers: int, loss: float, size: int, seed: int, *, link: float = RATE, auto: bool = False, shared: bool = False
+) -> Scenario:
     """Return one cell: every receiver loses ``loss`` of the data and of the control messages, in both directions."""
     lossy = Way(loss=(Bernoulli(loss),), delay_ns=100_000, control_loss=loss, feedback_loss=loss)
     clean = Way(delay_ns=100_000)
     return Scenario(
         receivers=receivers,
         size=size,
-        rate=RATE,
+        rate=None if auto else link,
+        rate_start=limits.RATE_START_SHARE * link,
+        rate_ceiling=link,
         uplink=Way(loss=lossy.loss, control_loss=loss) if shared else Way(),
         member=Member(link=clean if shared else lossy),
         seed=seed,
     )
 
 
-def measure(fleets: list[int], losses: list[float], size: int, seed: int, *, shared: bool) -> Iterator[dict[str, Any]]:
+def measure(parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Run every cell, the small ones first, and yield its figures."""
-    for receivers in fleets:
-        for loss in losses:
+    shared, link = parameters["shared"], parameters["rate_bytes_per_s"]
+    for receivers in parameters["receivers"]:
+        for loss in parameters["losses"]:
             started_s = time.process_time()
-            result = simulate(scenario(receivers, loss, size, seed, shared=shared))
+            cell = scenario(
+                receivers, loss, parameters["size"], parameters["seed"],
+                link=link, auto=parameters["auto"], shared=shared,
+            )  # fmt: skip
+            result = simulate(cell)
+            wire_s = result.needed_symbols * (cell.symbol_size + DATA_HEADER_SIZE) * result.overhead / link
             yield {
                 "receivers": receivers,
                 "loss": loss,
@@ -94,7 +109,7 @@ def measure(fleets: list[int], losses: list[float], size: int, seed: int, *, sha
                 "control_total": result.control_total,
                 "control": {name: int(row.sum()) for name, row in result.control.items()},
                 "data_last_s": round(result.data_last_s, 6),
-                "data_ideal_s": round(result.ideal_s, 6),
+                "data_ideal_s": round(wire_s, 6),
                 "confirmed_last_s": round(float(result.confirmed_s.max()), 6),
                 "passes": result.passes,
                 "processor_s": round(time.process_time() - started_s, 2),
@@ -104,7 +119,9 @@ def measure(fleets: list[int], losses: list[float], size: int, seed: int, *, sha
 def draw(results: dict[str, Any], path: pathlib.Path) -> None:
     """Draw what is sent per needed symbol, and the peak of control messages, against the size of the fleet."""
     size = results["parameters"]["size"] >> 20
-    title = f"{size} MiB at 10 Gbit/s, simulated with the real state machines"
+    gigabits = results["parameters"]["rate_bytes_per_s"] * 8 / 1e9
+    pace = "--rate auto on" if results["parameters"]["auto"] else "at"
+    title = f"{size} MiB {pace} {gigabits:g} Gbit/s, simulated with the real state machines"
     figure, (sent, control) = new_figure(title, panels=2)
     for place, loss in enumerate(results["parameters"]["losses"]):
         cells = [cell for cell in results["cells"] if cell["loss"] == loss]
@@ -134,6 +151,13 @@ def draw(results: dict[str, Any], path: pathlib.Path) -> None:
     save(figure, path)
 
 
+def _rate(text: str) -> int:
+    try:
+        return parse_rate(text)
+    except typer.BadParameter as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(
@@ -145,6 +169,8 @@ def main() -> None:
     parser.add_argument("--receivers", type=int, nargs="+", default=list(RECEIVERS), metavar="N")
     parser.add_argument("--loss", type=float, nargs="+", default=list(LOSSES), metavar="P")
     parser.add_argument("--size", type=int, default=SIZE, metavar="BYTES")
+    parser.add_argument("--link", type=_rate, default=int(RATE), metavar="RATE", help="what links carry: 1Gbit")
+    parser.add_argument("--auto", action="store_true", help="the sender finds the rate, instead of sending at --link")
     parser.add_argument("--shared", action="store_true", help="one loss that hits all at once, instead")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
@@ -161,14 +187,15 @@ def main() -> None:
             "receivers": fleets,
             "losses": options.loss,
             "size": size,
-            "rate_bytes_per_s": RATE,
+            "rate_bytes_per_s": float(options.link),
+            "auto": options.auto,
             "shared": options.shared,
             "seed": options.seed,
         },
         "cells": [],
     }
     print("receivers   loss  sent/needed  least  retransmit  control/s  data s  ideal s")
-    for cell in measure(fleets, options.loss, size, options.seed, shared=options.shared):
+    for cell in measure(results["parameters"]):
         results["cells"].append(cell)
         print(
             f"{cell['receivers']:>9} {cell['loss']:>6.1%} {cell['symbols_per_needed']:>12.4f} "

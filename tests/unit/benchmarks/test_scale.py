@@ -42,6 +42,25 @@ def test_both_agree_with_drawn_losses() -> None:
     assert scale.retransmission(receivers, loss) == pytest.approx(again, rel=0.02)
 
 
+@pytest.mark.parametrize("more", [["--link", "1"], ["--link", "1Gbit", "--auto"]])
+def test_links_and_the_search_for_a_rate_are_options(more: list[str]) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.scale",
+        "--receivers",
+        "2",
+        "--size",
+        "100000",
+        "--loss",
+        "0.01",
+        *more,
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=pathlib.Path(__file__).parents[3])
+    assert ended.returncode == (0 if "--auto" in more else 2), ended.stderr
+    assert ("write a number with a unit" in ended.stderr) is ("--auto" not in more)
+
+
 def test_the_quick_study_writes_its_results_and_its_plot(tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "-m", "benchmarks.scale", "--quick", "--loss", "0.02"]
     command += ["--json", str(tmp_path / "scale.json"), "--plot", str(tmp_path / "scale.svg")]
