@@ -28,7 +28,6 @@ from ghostcast.cli.size import parse_rate
 from ghostcast.plot import check_path, new_figure, save
 from ghostcast.simulation import Bernoulli, Member, Scenario, Way, simulate
 from protocol import limits
-from protocol.wire import DATA_HEADER_SIZE
 
 RECEIVERS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
 LOSSES = (0.001, 0.01, 0.05)
@@ -88,16 +87,21 @@ def scenario(
 
 def measure(parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Run every cell, the small ones first, and yield its figures."""
-    shared, link = parameters["shared"], parameters["rate_bytes_per_s"]
+    shared = parameters["shared"]
     for receivers in parameters["receivers"]:
         for loss in parameters["losses"]:
             started_s = time.process_time()
-            cell = scenario(
-                receivers, loss, parameters["size"], parameters["seed"],
-                link=link, auto=parameters["auto"], shared=shared,
-            )  # fmt: skip
-            result = simulate(cell)
-            wire_s = result.needed_symbols * (cell.symbol_size + DATA_HEADER_SIZE) * result.overhead / link
+            result = simulate(
+                scenario(
+                    receivers,
+                    loss,
+                    parameters["size"],
+                    parameters["seed"],
+                    link=parameters["rate_bytes_per_s"],
+                    auto=parameters["auto"],
+                    shared=shared,
+                )
+            )
             yield {
                 "receivers": receivers,
                 "loss": loss,
@@ -109,7 +113,7 @@ def measure(parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "control_total": result.control_total,
                 "control": {name: int(row.sum()) for name, row in result.control.items()},
                 "data_last_s": round(result.data_last_s, 6),
-                "data_ideal_s": round(wire_s, 6),
+                "data_ideal_s": round(result.ideal_s, 6),
                 "confirmed_last_s": round(float(result.confirmed_s.max()), 6),
                 "passes": result.passes,
                 "processor_s": round(time.process_time() - started_s, 2),

@@ -95,9 +95,7 @@ NACK_PER_S = 500  # above it every backoff doubles
 DEFER_NS = 5 * SECOND_NS  # how long a receiver that is left behind keeps silent before it asks again
 DEFER_MAX_NS = 60 * SECOND_NS  # what one forged DEFER can cost
 REPORT_URGENT_NS = 200 * MILLISECOND_NS  # how often a receiver looks whether it limits the rate
-FEEDBACK_ADVICE_GAP_NS = (
-    20 * MILLISECOND_NS
-)  # least time between two FEEDBACK_ADVICEs, and the longest wait for one with news
+FEEDBACK_ADVICE_GAP_NS = 20 * MILLISECOND_NS  # least time between two FEEDBACK_ADVICEs, whatever the news
 STATUS_INTERVAL_NS = 100 * MILLISECOND_NS
 STATUS_INTERVAL_IDLE_MIN_NS = 10 * MILLISECOND_NS  # right after the last symbol of a pass, doubling to STATUS_INTERVAL
 REPORT_INTERVAL_MIN_NS = 50 * MILLISECOND_NS

@@ -598,8 +598,8 @@ class SenderSession:
 
     def _status_soon(self, now: int) -> None:
         """Say where the session stands to one who has just come; many that come together hear it together."""
-        soonest_ns = self._advised_ns + limits.FEEDBACK_ADVICE_GAP_NS
-        self._status_ns = soonest_ns if self._status_ns is None else min(self._status_ns, max(now, soonest_ns))
+        due_ns = max(now, self._advised_ns + limits.FEEDBACK_ADVICE_GAP_NS)
+        self._status_ns = due_ns if self._status_ns is None else min(self._status_ns, due_ns)
 
     def _send_feedback_advice(self, now: int) -> None:
         """Say how to speak: not behind the data, or a whole fleet speaks before it hears that one did."""

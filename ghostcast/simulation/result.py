@@ -112,8 +112,8 @@ class Result:
 
     @property
     def ideal_s(self) -> float:
-        """What the symbols that were sent take at the fixed rate; NaN where the rate was the sender's to find."""
-        return self.wire_bytes / self.scenario.rate if self.scenario.rate else float("nan")
+        """What the symbols that were sent take at the fixed rate; at the sender's link's, where it was to find one."""
+        return self.wire_bytes / (self.scenario.rate or self.scenario.rate_ceiling)
 
     @property
     def verified(self) -> int:

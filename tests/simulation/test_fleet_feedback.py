@@ -66,7 +66,7 @@ def test_a_fleet_whose_rate_is_being_found_says_no_more(link_rate: float, loss: 
     assert result.control_peak_per_s < limits.FEEDBACK_PER_S
     assert result.nacks < FLEET
     assert result.overhead <= overhead
-    assert result.data_last_s < 2 * 1472 / 1440 * 4 * SIZE / link_rate + 0.5
+    assert result.data_last_s < 2 * result.ideal_s + 0.5
 
 
 @pytest.mark.parametrize(("loss", "overhead"), [(0.001, 1.04), (0.05, 1.18)])
