@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol import limits, symbols
+from protocol.erasures import Erasures
 from protocol.partition import Partition
 from protocol.symbols import SymbolBatch
 
@@ -337,19 +338,27 @@ class Assembly:
         assert self._owner[slot] == slice_index
         return slot
 
-    def erasures(self, slice_index: int) -> tuple[Int64Array, Int64Array]:
-        """Return a complete slice's missing source ESIs and the held repair ESIs to replace them by, equally many."""
-        have = np.unpackbits(self._have[self.slot_of(slice_index)], bitorder="little")
-        k = self.partition.source_symbols
-        count = self.partition.last_symbols if slice_index == self.partition.slice_count - 1 else k
-        erased = np.flatnonzero(have[:count] == 0)
-        repair = np.flatnonzero(have[k:])[: len(erased)] + k
-        assert len(repair) == len(erased)
-        return erased, repair
+    def erasures(self, slices: Int64Array) -> Erasures:
+        """Return what complete slices lack, and which of their repair symbols to use.
 
-    def rows_of(self, slice_index: int, esis: Int64Array) -> Int64Array:
-        """Return the buffer rows of symbols of a slice that is in the ring."""
-        return self._geometry.rows(self.slot_of(slice_index), esis)
+        Args:
+            slices: ``int64[n]``: slices to decode; the short last slice, if among them, alone.
+        """
+        slots = slices % self.slots
+        assert (self._owner[slots] == slices).all()
+        count = int(self.partition.symbols_of(slices[:1])[0])
+        have = np.unpackbits(self._have[slots], axis=1, bitorder="little")
+        return Erasures.of_bits(have, self.partition.source_symbols, count)
+
+    def source_rows(self, slice_index: int) -> range:
+        """Return the buffer rows of all source symbols of a slice that is in the ring."""
+        first = self.slot_of(slice_index) * self.partition.source_symbols
+        last = slice_index == self.partition.slice_count - 1
+        return range(first, first + (self.partition.last_symbols if last else self.partition.source_symbols))
+
+    def rows_of(self, slices: Int64Array | int, esis: Int64Array) -> Int64Array:
+        """Return the buffer rows of symbols of slices that are in the ring."""
+        return self._geometry.rows(slices % self.slots, esis)
 
     def pin(self, slice_index: int) -> None:
         """Keep a slice in the ring until ``unpin``; pins are counted."""

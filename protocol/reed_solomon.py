@@ -17,16 +17,15 @@ Knows matrices and the shape of a kernel; must not know where buffers come from 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from protocol import field, limits
+from protocol.erasures import Erasures, Indices
 from protocol.field import Bytes, Logs
-
-Indices = npt.NDArray[np.intp]
 
 PREPARED_MATRICES_MAX = 16
 """Encoding matrices a codec keeps prepared: the first pass uses one or two, repair passes vary. At k = 128 a matrix for
@@ -71,7 +70,7 @@ class SymbolRows:
         self.symbol_size = buffer.shape[1]
         self.writable = buffer.flags.writeable
         self._buffer = buffer
-        self._rows: Indices | slice = slice(None)
+        self._rows: Indices | slice = slice(0, buffer.shape[0])
         self._views: Callable[[list[int]], list[Bytes]] = lambda wanted: [buffer[row] for row in wanted]
 
     def __len__(self) -> int:
@@ -85,8 +84,21 @@ class SymbolRows:
         def picked_views(wanted: list[int]) -> list[Bytes]:
             return views(picked[wanted].tolist())
 
-        rows = picked if isinstance(self._rows, slice) else self._rows.take(picked)
+        rows = picked + self._rows.start if isinstance(self._rows, slice) else self._rows.take(picked)
         return self._derived(self.addresses.take(picked), self.writable, rows, picked_views)
+
+    def run(self, part: range) -> SymbolRows:
+        """Return consecutive symbols. Half of what ``take`` costs; raises ``IndexError`` out of range."""
+        start, stop = part.start, part.stop
+        if not (0 <= start <= stop <= len(self) and part.step == 1):
+            raise IndexError(f"there are no symbols {part} among {len(self)}")
+        whole, views = self._rows, self._views
+        rows = slice(whole.start + start, whole.start + stop) if isinstance(whole, slice) else whole[start:stop]
+
+        def run_views(wanted: list[int]) -> list[Bytes]:
+            return views([start + index for index in wanted])
+
+        return self._derived(self.addresses[start:stop], self.writable, rows, run_views)
 
     def substituted(self, positions: npt.ArrayLike, others: SymbolRows) -> SymbolRows:
         """Return these symbols with ``others[i]`` in the place of number ``positions[i]``. About 1 µs."""
@@ -138,12 +150,12 @@ class SymbolRows:
 class Combination(Protocol):
     """One matrix uint8[rows, count], made ready to be applied many times."""
 
-    def __call__(self, inputs: SymbolRows, outputs: SymbolRows) -> None:
-        """Set ``outputs[i]`` to the sum over m of ``matrix[i, m] * inputs[m]``, byte column by byte column.
+    def __call__(self, inputs: SymbolRows, outputs: SymbolRows, part: range | None = None) -> None:
+        """Set ``outputs[i]`` to the sum over m of ``matrix[part[i], m] * inputs[m]``, byte column by byte column.
 
-        ``inputs`` holds ``count`` symbols, ``outputs`` holds ``rows``, none of which may overlap an input. Raises
-        ``ValueError`` if the shapes do not match or an output is read-only; then nothing was written. May be called
-        from several threads at once on different outputs.
+        ``inputs`` holds ``count`` symbols; ``outputs`` one for each row of ``part``, consecutive rows of the matrix, or
+        all of them if left out. No output may overlap an input. Raises ``ValueError`` if the shapes do not match or an
+        output is read-only; then nothing was written. May be called from several threads at once on different outputs.
         """
 
 
@@ -158,18 +170,22 @@ class Kernel(Protocol):
         """Return ``coefficients`` uint8[rows, count >= 1] in the form this kernel multiplies by; it is copied."""
 
 
-def check_operands(rows: int, count: int, inputs: SymbolRows, outputs: SymbolRows) -> None:
-    """Raise ``ValueError`` unless a matrix [rows, count] maps ``inputs`` to ``outputs``.
+def checked_part(rows: int, count: int, inputs: SymbolRows, outputs: SymbolRows, part: range | None) -> range:
+    """Return the rows of a matrix [rows, count] that map ``inputs`` to ``outputs``.
 
-    Every kernel calls this first: what it does next is write to addresses.
+    Raises ``ValueError`` unless they do. Every kernel calls this first: what it does next is write to addresses.
     """
-    if len(inputs) != count or len(outputs) != rows or inputs.symbol_size != outputs.symbol_size:
+    chosen = range(rows) if part is None else part
+    if not (0 <= chosen.start <= chosen.stop <= rows and chosen.step == 1):
+        raise ValueError(f"a {rows} x {count} matrix has no {chosen} of consecutive rows")
+    if len(inputs) != count or len(outputs) != len(chosen) or inputs.symbol_size != outputs.symbol_size:
         raise ValueError(
-            f"a {rows} x {count} matrix wants {count} symbols in and {rows} out, of one size;"
+            f"a {len(chosen)} x {count} matrix wants {count} symbols in and {len(chosen)} out, of one size;"
             f" found {len(inputs)} of {inputs.symbol_size} bytes and {len(outputs)} of {outputs.symbol_size} bytes"
         )
     if not outputs.writable:
         raise ValueError("the symbols to be computed lie in a read-only buffer")
+    return chosen
 
 
 class NumpyKernel:
@@ -197,15 +213,17 @@ class NumpyKernel:
             products[row // self._LANES, :, :, row % self._LANES] = field.MULTIPLY.take(coefficients[row], axis=0)
         tables = products.view(np.uint64)[..., 0]
 
-        def combine(inputs: SymbolRows, outputs: SymbolRows) -> None:
-            check_operands(rows, count, inputs, outputs)
-            sums = np.zeros((groups, inputs.symbol_size), np.uint64)
+        def combine(inputs: SymbolRows, outputs: SymbolRows, part: range | None = None) -> None:
+            part = checked_part(rows, count, inputs, outputs, part)
+            first = part.start // self._LANES
+            needed = tables[first : -(-part.stop // self._LANES)]
+            sums = np.zeros((len(needed), inputs.symbol_size), np.uint64)
             for column, symbol in enumerate(inputs.views()):
-                for group in range(groups):
-                    sums[group] ^= tables[group, column].take(symbol)
-            lanes = sums.view(np.uint8).reshape(groups, inputs.symbol_size, self._LANES)
-            for row, output in enumerate(outputs.views()):
-                output[:] = lanes[row // self._LANES, :, row % self._LANES]
+                for group, table in enumerate(needed):
+                    sums[group] ^= table[column].take(symbol)
+            lanes = sums.view(np.uint8).reshape(len(needed), inputs.symbol_size, self._LANES)
+            for row, output in zip(part, outputs.views(), strict=True):
+                output[:] = lanes[row // self._LANES - first, :, row % self._LANES]
 
         return combine
 
@@ -229,31 +247,36 @@ class Code:
         """How many different repair symbols exist: 255 - k."""
         return limits.CODE_LENGTH - self.source_symbols
 
-    def decode_matrix(self, erased: Indices, repair_esis: Indices, count: int | None = None) -> Bytes:
-        """Return uint8[e, count]: what restores the ``erased`` source symbols from ``count`` known symbols.
+    def decode_matrix(self, erasures: Erasures, count: int | None = None) -> Bytes:
+        """Return uint8[e, count]: for every erasure, what restores it from ``count`` known symbols of its slice.
 
-        ``erased`` intp[e] are ESIs < ``count``, ``repair_esis`` intp[e] are ESIs in k .. 254; neither repeats.
-        ``count`` is k' of a short slice, k if left out. Column m stands for source symbol m where that is known;
-        the columns ``erased[i]`` stand for the repair symbols ``repair_esis[i]`` instead.
+        The slices have ``count`` source symbols: k' of a short slice, k if left out. Column m stands for source symbol
+        m where that is known; the columns of a slice's erased symbols stand for their repair symbols instead. About
+        40 µs for the erasures of a window, and as much for those of one slice.
 
-        Lagrange interpolation in logarithms (no matrix is inverted): with S the known points and
+        Lagrange interpolation in logarithms (no matrix is inverted): with S the known points of a slice and
         W(x) = Π (x - x_l) over l in S, the coefficient of x_m in the value at x_i is W(x_i) / ((x_i - x_m) W'(x_m)).
         """
-        slots = self._slots[:count].copy()
-        assert len(erased) == len(repair_esis)
-        assert len(erased) == 0 or max(erased.tolist()) < len(slots)
-        assert len(erased) == 0 or min(repair_esis.tolist()) >= self.source_symbols
-        slots[erased] = repair_esis
+        known = self._slots[:count]
+        if not len(erasures):
+            return np.empty((0, len(known)), np.uint8)
+        erased, repair_esis, slices, starts = erasures.erased, erasures.repair_esis, erasures.slices, erasures.starts
+        assert int(erased.max()) < len(known)
+        assert int(repair_esis.min()) >= self.source_symbols
+        points = np.tile(known, (len(erasures), 1))
+        points[slices, erased] = repair_esis
         differences = field.DIFFERENCE_LOG.take(erased, axis=0)
         # For a point i outside S this is log W(x_i), for a point m of S it is log W'(x_m): S is the source points
         # without the erased and with the repair points, and a point's factor with itself counts as 1. No sum
         # leaves int16: a point's differences to others are distinct, and all logarithms add up to 32385.
-        weights = np.add.reduce(field.DIFFERENCE_LOG.take(repair_esis, axis=0), axis=0, dtype=np.int16)
-        weights -= np.add.reduce(differences, axis=0, dtype=np.int16)
+        weights = np.add.reduceat(field.DIFFERENCE_LOG.take(repair_esis, axis=0), starts, axis=0, dtype=np.int16)
+        weights -= np.add.reduceat(differences, starts, axis=0, dtype=np.int16)
         weights += self._source_products
         weights %= field.ORDER
-        differences += weights
-        logs = weights.take(erased)[:, None] - differences.take(slots, axis=1)
+        own = weights[slices, erased]
+        differences += weights.take(slices, axis=0)
+        rows = np.arange(0, differences.size, limits.CODE_LENGTH)
+        logs = own[:, None] - differences.take(points.take(slices, axis=0) + rows[:, None])
         matrix: Bytes = _EXP_FROM_NEGATIVE.take(logs)
         return matrix
 
@@ -294,15 +317,26 @@ class Codec:
         first = self.code.source_symbols if first_esi is None else first_esi
         self._encoder(first, len(repairs), len(sources))(sources, repairs)
 
-    def decode(self, symbols: SymbolRows, erased: Indices, repairs: SymbolRows, repair_esis: Indices) -> None:
-        """Restore the ``erased`` source symbols of a slice in place.
+    def decode(self, slices: Sequence[SymbolRows], repairs: SymbolRows, erasures: Erasures) -> None:
+        """Restore the erased source symbols of some slices in place.
 
-        ``symbols`` holds the slice's k' source symbols, of which those numbered ``erased`` intp[e] are unknown.
-        ``repairs`` holds e repair symbols, with the ESIs ``repair_esis`` intp[e]. Costs what encoding e repair symbols
-        costs, plus about 15 µs. Raises what a ``Combination`` raises.
+        ``slices`` holds the k' source symbols of each slice of ``erasures``, equally many, the erased ones unknown.
+        ``repairs`` holds the repair symbols of ``erasures.repair_esis``, in that order. Costs what encoding as many
+        repair symbols costs, 15 µs a slice and 60 µs more. Raises what a ``Combination`` raises, and ``ValueError`` if
+        there are not as many slices and repair symbols as erasures.
         """
-        matrix = self.code.decode_matrix(erased, repair_esis, len(symbols))
-        self.kernel.prepare(matrix)(symbols.substituted(erased, repairs), symbols.take(erased))
+        if len(slices) != len(erasures) or len(repairs) != len(erasures.erased):
+            raise ValueError(
+                f"{len(erasures.erased)} erasures in {len(erasures)} slices want so many repair symbols and slices;"
+                f" found {len(repairs)} and {len(slices)}"
+            )
+        if not len(erasures):
+            return
+        restore = self.kernel.prepare(self.code.decode_matrix(erasures, len(slices[0])))
+        for symbols, start, count in zip(slices, erasures.starts.tolist(), erasures.counts.tolist(), strict=True):
+            part = range(start, start + count)
+            erased = erasures.erased[start : part.stop]
+            restore(symbols.substituted(erased, repairs.run(part)), symbols.take(erased), part)
 
     def _prepare_encoder(self, first_esi: int, repair_count: int, source_count: int) -> Combination:
         k = self.code.source_symbols

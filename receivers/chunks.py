@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import mmap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import blake3
 import numpy as np
@@ -22,6 +22,7 @@ from ghostcast.image.unused import Unused, treat_unused
 from ghostcast.stages import OFF, Stages
 from protocol import limits
 from protocol.assembly import Assembly
+from protocol.erasures import Erasures
 from protocol.errors import ImageError
 from protocol.manifest import FLAG_UNUSED, FLAG_ZERO, Manifest, manifest_digest
 from protocol.partition import Partition
@@ -80,25 +81,24 @@ class ObjectMemory:
         return np.concatenate((self._ring[begin:], self._ring[: begin + length - size])).data
 
 
-def decode_slice(
+def decode_slices(
     memory: ObjectMemory,
     codec: Codec,
-    source_rows: npt.NDArray[np.int64],
-    erased: npt.NDArray[np.int64],
+    source_rows: Sequence[range],
     repair_rows: npt.NDArray[np.int64],
-    repair_esis: npt.NDArray[np.int64],
+    erasures: Erasures,
 ) -> None:
-    """Fill the erased source rows of one slice in place.
+    """Fill the erased source rows of some slices in place.
 
     Args:
         memory: the object's buffer.
         codec: the code.
-        source_rows: ``int64[k']``: rows of all source symbols, erased ones included.
-        erased: ``int64[e]``: which of them are missing.
-        repair_rows: ``int64[e]``: rows of the repair symbols to use.
-        repair_esis: ``int64[e]``: their ESIs.
+        source_rows: for each slice, the rows of all its source symbols, erased ones included; equally many.
+        repair_rows: ``int64[e]``: rows of the repair symbols that ``erasures`` names.
+        erasures: what to fill in.
     """
-    codec.decode(memory.symbols.take(source_rows), erased, memory.symbols.take(repair_rows), repair_esis)
+    symbols = memory.symbols
+    codec.decode([symbols.run(rows) for rows in source_rows], symbols.take(repair_rows), erasures)
 
 
 class ChunkWriter:

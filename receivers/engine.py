@@ -48,7 +48,7 @@ from protocol.receiver_events import (
 )
 from protocol.receiver_session import ReceiverSession
 from protocol.reed_solomon import Code, Codec
-from receivers.chunks import ObjectMemory, Pool, decode_slice, read_manifest
+from receivers.chunks import ObjectMemory, Pool, decode_slices, read_manifest
 from receivers.copy import Copy
 from receivers.reuse import ReusePolicy
 from receivers.scan import Compared
@@ -71,6 +71,9 @@ be dropped, one slice here and one there, at the cost of the processor time that
 kernel drops one long run when its buffer is full, which costs the fewest chunks."""
 
 RESUME_FILL = 0.4
+
+DECODED_TOGETHER_MAX = 16
+"""Slices of one job. To prepare as many takes little longer than one; more would leave other workers idle."""
 
 DROPS_INTERVAL_NS = 20 * limits.MILLISECOND_NS
 WAIT_MAX_MS = 50.0
@@ -129,9 +132,9 @@ SOLICIT_INTERVAL_NS = limits.SECOND_NS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _SliceDecoded:
+class _SlicesDecoded:
     object_id: int
-    slice_index: int
+    slices: list[int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ class _ManifestRead:
     manifest: Manifest | None
 
 
-_Result = _SliceDecoded | _ManifestRead | TargetResult
+_Result = _SlicesDecoded | _ManifestRead | TargetResult
 
 
 class ReceiveEngine:
@@ -448,6 +451,7 @@ class _Ingest:
         self._stages = engine.options.stages
         self._codec = Codec(Code(announce.source_symbols), load_kernel())
         self._workers: WorkerPool[_Result] = WorkerPool(worker_count(), self.wake)
+        self._to_decode: dict[int, list[int]] = {object_id: [] for object_id in self._memory}
         self._paused = False
         self._drops_seen = sockets.socket_state(data_socket).dropped
         self._drops_due_ns = 0
@@ -524,6 +528,7 @@ class _Ingest:
         self._heed_successor(now)
         while (event := session.poll_event()) is not None:
             self._handle(event)
+        self._submit_decoding()
         self._send_out()
 
     def _heed_successor(self, now: int) -> None:
@@ -583,7 +588,7 @@ class _Ingest:
             case Welcomed():
                 self._tell(functools.partial(self._engine.observer.welcomed, event.receiver_index))
             case SliceToDecode():
-                self._workers.submit(self._decode_job(event.object_id, event.slice_index))
+                self._to_decode[event.object_id].append(event.slice_index)
             case ExtentReady(object_id=limits.OBJECT_MANIFEST):
                 self._workers.submit(self._manifest_job())
             case ExtentReady():
@@ -597,18 +602,29 @@ class _Ingest:
     def _tell(self, call: Callable[[], None]) -> None:
         self._loop.call_soon_threadsafe(self._engine._tell, call)
 
-    def _decode_job(self, object_id: int, slice_index: int) -> Callable[[], _Result]:
+    def _submit_decoding(self) -> None:
+        """Hand the slices that became complete together to the workers, some to each."""
+        for object_id, slices in self._to_decode.items():
+            last = self._session.partition(object_id).slice_count - 1
+            whole = [slice_index for slice_index in slices if slice_index != last]
+            for start in range(0, len(whole), DECODED_TOGETHER_MAX):
+                self._workers.submit(self._decode_job(object_id, whole[start : start + DECODED_TOGETHER_MAX]))
+            if len(whole) < len(slices):
+                self._workers.submit(self._decode_job(object_id, [last]))
+            slices.clear()
+
+    def _decode_job(self, object_id: int, slices: list[int]) -> Callable[[], _Result]:
         assembly = self._session.assembly(object_id)
-        erased, repair_esis = assembly.erasures(slice_index)
-        symbols = int(assembly.partition.symbols_of(np.array([slice_index]))[0])
-        source_rows = assembly.rows_of(slice_index, np.arange(symbols))
-        repair_rows = assembly.rows_of(slice_index, repair_esis)
+        indices = np.array(slices)
+        erasures = assembly.erasures(indices)
+        source_rows = [assembly.source_rows(slice_index) for slice_index in slices]
+        repair_rows = assembly.rows_of(indices[erasures.slices], erasures.repair_esis)
         memory = self._memory[object_id]
 
         def job() -> _Result:
-            with self._stages("decode", symbols * assembly.partition.symbol_size):
-                decode_slice(memory, self._codec, source_rows, erased, repair_rows, repair_esis)
-            return _SliceDecoded(object_id, slice_index)
+            with self._stages("decode", sum(map(len, source_rows)) * assembly.partition.symbol_size):
+                decode_slices(memory, self._codec, source_rows, repair_rows, erasures)
+            return _SlicesDecoded(object_id, slices)
 
         return job
 
@@ -630,8 +646,9 @@ class _Ingest:
         if session.state is ReceiverState.ENDED:
             return
         match result:
-            case _SliceDecoded():
-                session.slice_decoded(result.object_id, result.slice_index)
+            case _SlicesDecoded():
+                for slice_index in result.slices:
+                    session.slice_decoded(result.object_id, slice_index)
             case _ManifestRead():
                 session.extent_checked(limits.OBJECT_MANIFEST, 0, good=result.manifest is not None)
                 if result.manifest is not None:

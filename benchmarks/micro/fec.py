@@ -3,7 +3,8 @@
 GB/s of source data, one thread, over slices as the engines hold them. *near*: one slice again and again, in the level 2
 cache. *far*: one slice of many, last touched long ago, as in an interleaved window. The ceiling is memcpy of the same
 source bytes in the same run; the peer is the numpy fallback. ``decode`` has as many random erasures as ``h``, new ones
-for every slice, and counts everything from the erasure pattern to the restored symbols.
+for every slice, and counts everything from the erasure pattern to the restored symbols; as many slices are prepared
+together as in the receiving engine, where there are so many.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import numpy as np
 
 from benchmarks.micro.measuring import THOROUGH, Effort, Result, random_bytes, rates
 from ghostcast.fec import isal
+from protocol.erasures import Erasures
 from protocol.reed_solomon import Code, Codec, Kernel, NumpyKernel, SymbolRows
+from receivers.engine import DECODED_TOGETHER_MAX
 
 SHAPES = ((64, 4), (128, 4), (128, 8), (128, 16), (128, 32))
 WINDOW = 32
@@ -43,21 +46,20 @@ def encode_work(codec: Codec, h: int, symbol_size: int, slices: int) -> Callable
 def decode_work(codec: Codec, h: int, symbol_size: int, slices: int) -> Callable[[], None]:
     """Undo ``h`` erasures in every slice of a ring [slices, k, symbol], from a pool of repair symbols."""
     k = codec.code.source_symbols
-    ring, pool = random_bytes(slices, k, symbol_size), SymbolRows(random_bytes(slices * h, symbol_size))
+    ring, pool = SymbolRows(random_bytes(slices * k, symbol_size)), SymbolRows(random_bytes(slices * h, symbol_size))
     random = np.random.default_rng(1)
-    jobs = [
-        (
-            SymbolRows(symbols),
-            np.sort(random.permutation(k)[:h]),
-            np.arange(number * h, number * h + h),
-            k + np.arange(h),
-        )
-        for number, symbols in enumerate(ring)
-    ]
+    patterns = [np.sort(random.permutation(k)[:h]) for _ in range(slices)]
 
     def work() -> None:
-        for symbols, erased, repair_rows, repair_esis in jobs:
-            codec.decode(symbols, erased, pool.take(repair_rows), repair_esis)
+        for first in range(0, slices, DECODED_TOGETHER_MAX):
+            numbers = range(first, min(first + DECODED_TOGETHER_MAX, slices))
+            erasures = Erasures(
+                np.full(len(numbers), h),
+                np.concatenate([patterns[number] for number in numbers]),
+                np.tile(k + np.arange(h), len(numbers)),
+            )
+            together = [ring.run(range(number * k, number * k + k)) for number in numbers]
+            codec.decode(together, pool.take(np.arange(first * h, numbers.stop * h)), erasures)
 
     return work
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol.field import Bytes
-from protocol.reed_solomon import Combination, NumpyKernel, SymbolRows, check_operands
+from protocol.reed_solomon import Combination, NumpyKernel, SymbolRows, checked_part
 
 _COEFFICIENTS = 256
 
@@ -80,16 +80,17 @@ class IsalKernel:
         self._entries.take(coefficients, axis=0, out=filled, mode="clip")  # "raise" would fill a copy first
         encode = self._encode
 
-        def combine(inputs: SymbolRows, outputs: SymbolRows) -> None:
-            check_operands(rows, count, inputs, outputs)
-            if rows == 0:
+        def combine(inputs: SymbolRows, outputs: SymbolRows, part: range | None = None) -> None:
+            part = checked_part(rows, count, inputs, outputs, part)
+            if not part:
                 return
             size = inputs.symbol_size
+            matrix = _pointer(tables) + part.start * count * entry_size
             for begin, end in _tiles(size, count):
                 inputs.touch(begin, end)
                 sources = inputs.addresses + begin if begin else inputs.addresses
                 targets = outputs.addresses + begin if begin else outputs.addresses
-                encode(end - begin, count, rows, _pointer(tables), _pointer(sources), _pointer(targets))
+                encode(end - begin, count, len(part), matrix, _pointer(sources), _pointer(targets))
 
         return combine
 

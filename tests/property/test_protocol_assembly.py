@@ -146,8 +146,8 @@ class RingMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def decoded_one(self, data: st.DataObject) -> None:
         slice_index = data.draw(st.sampled_from(sorted(self.decoding)))
-        erased, repair = self.ring.erasures(slice_index)
-        assert len(erased) == len(repair) > 0
+        erasures = self.ring.erasures(np.array([slice_index]))
+        assert len(erasures.erased) == len(erasures.repair_esis) > 0
         self.decoding.discard(slice_index)
         self.ring.unpin(slice_index)
         self.ready(slice_index)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ghostcast.fec import isal
 from protocol import limits
+from protocol.erasures import Erasures
 from protocol.reed_solomon import Code, Codec, Kernel, NumpyKernel, SymbolRows
 
 
@@ -59,12 +60,9 @@ def test_any_erasures_are_restored_alike_by_every_kernel(
         codec.encode(SymbolRows(sources), SymbolRows(repaired))
         ring = sources.copy()
         ring[erased] = 0xEE
-        codec.decode(
-            SymbolRows(ring),
-            np.array(erased, np.intp),
-            SymbolRows(repaired).take(np.array(repairs, np.intp) - k),
-            np.array(repairs, np.intp),
-        )
+        rows = SymbolRows(repaired).take(np.array(repairs, np.intp) - k)
+        erasures = Erasures.of_slice(erased, repairs)
+        codec.decode([SymbolRows(ring)] * len(erasures), rows, erasures)
         assert np.array_equal(ring, sources)
         repair_rows.append(repaired)
     assert all(np.array_equal(repaired, repair_rows[0]) for repaired in repair_rows)
@@ -77,7 +75,7 @@ def test_a_decode_matrix_inverts_the_generator(
 ) -> None:
     """The rows that restore the erased symbols, applied to what is known of unit vectors, give unit vectors back."""
     k, count, erased, repairs, _ = loss
-    matrix = code(k).decode_matrix(np.array(erased, np.intp), np.array(repairs, np.intp), count)
+    matrix = code(k).decode_matrix(Erasures.of_slice(erased, repairs), count)
     known = np.eye(count, dtype=np.uint8)
     known[erased] = code(k).generator[np.array(repairs, np.intp) - k, :count]
     restored = np.zeros((len(erased), count), np.uint8)

@@ -509,16 +509,15 @@ class ReceiverNode:
 
     def _decode(self, session: ReceiverSession, object_id: int, slice_index: int) -> Callable[[], None]:
         memory = self._memory[object_id]
-        erased, repair_esis = memory.assembly.erasures(slice_index)
-        k = session.partition(object_id).symbols_of(np.array([slice_index]))[0]
-        sources = memory.assembly.rows_of(slice_index, np.arange(k))
-        repairs = memory.assembly.rows_of(slice_index, repair_esis)
+        erasures = memory.assembly.erasures(np.array([slice_index]))
+        sources = memory.assembly.source_rows(slice_index)
+        repairs = memory.assembly.rows_of(slice_index, erasures.repair_esis)
         before = memory.rows[repairs].copy()
         codec = Codec(Code(session.found.announce.source_symbols), load_kernel())
 
         def done() -> None:
             assert np.array_equal(memory.rows[repairs], before), "rows of a pinned slice were written"
-            codec.decode(memory.symbols.take(sources), erased, memory.symbols.take(repairs), repair_esis)
+            codec.decode([memory.symbols.run(sources)], memory.symbols.take(repairs), erasures)
             session.slice_decoded(object_id, slice_index)
 
         return done

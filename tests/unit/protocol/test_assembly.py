@@ -49,9 +49,9 @@ def test_a_slice_is_complete_with_any_k_symbols_and_says_what_to_decode() -> Non
     placement = ring.place(np.full(4, 2), np.array([0, 200, 3, 9]), np.full(4, 50))
     assert placement.completed.tolist() == [2]
     assert placement.to_decode.tolist() == [True]
-    erased, repair = ring.erasures(2)
-    assert erased.tolist() == [1, 2]
-    assert repair.tolist() == [9, 200]
+    erasures = ring.erasures(np.array([2]))
+    assert erasures.erased.tolist() == [1, 2]
+    assert erasures.repair_esis.tolist() == [9, 200]
     placement = ring.place(np.full(4, 1), np.arange(4), np.full(4, 60))
     assert placement.to_decode.tolist() == [False]
     assert ring.missing_count == 4
@@ -64,7 +64,9 @@ def test_the_short_last_slice_needs_its_own_symbols_only() -> None:
     assert valid.tolist() == [True, False, False, True, True]
     placement = ring.place(np.array([5, 5]), np.array([1, 77]), np.array([9, 9]))
     assert placement.completed.tolist() == [5]
-    assert [part.tolist() for part in ring.erasures(5)] == [[0], [77]]
+    erasures = ring.erasures(np.array([5]))
+    assert (erasures.erased.tolist(), erasures.repair_esis.tolist()) == ([0], [77])
+    assert list(ring.source_rows(5)) == ring.rows_of(5, np.arange(2)).tolist()
 
 
 def test_what_does_not_exist_is_not_valid() -> None:

@@ -19,6 +19,7 @@ import pytest
 import reedsolo
 
 from protocol import field, limits
+from protocol.erasures import Erasures
 from protocol.reed_solomon import Code, Codec, NumpyKernel, SymbolRows
 
 VECTORS = Path(__file__).parents[2] / "vectors"
@@ -60,12 +61,8 @@ def restored(k: int, symbols: Bytes, count: int, erased: list[int], repairs: lis
     """The first ``count`` of ``symbols`` after the ``erased`` were spoilt and decoded from ``repairs``."""
     spoilt = symbols.copy()
     spoilt[erased] ^= 0xA5
-    codec(k).decode(
-        SymbolRows(spoilt[:count]),
-        np.array(erased, np.intp),
-        SymbolRows(spoilt).take(repairs),
-        np.array(repairs, np.intp),
-    )
+    erasures = Erasures.of_slice(erased, repairs)
+    codec(k).decode([SymbolRows(spoilt[:count])] * len(erasures), SymbolRows(spoilt).take(repairs), erasures)
     return spoilt[:count]
 
 
@@ -182,6 +179,30 @@ def test_nothing_erased_is_nothing_done() -> None:
     assert np.array_equal(restored(8, symbols, 8, [], []), symbols[:8])
 
 
+def test_slices_restored_together_are_those_restored_alone() -> None:
+    chance = np.random.default_rng(7)
+    slices = [encoded(128, random_bytes(100, 9, seed=seed)) for seed in range(12)]
+    spoilt, erased, repairs, repair_rows = [], [], [], []
+    for symbols in slices:
+        count = int(chance.integers(1, 30))
+        erased.append(np.sort(chance.permutation(100)[:count]))
+        repairs.append(128 + chance.permutation(127)[:count])
+        repair_rows.append(symbols[repairs[-1]])
+        spoilt.append(symbols[:100].copy())
+        spoilt[-1][erased[-1]] = 0x5A
+    erasures = Erasures(np.array([len(one) for one in erased]), np.concatenate(erased), np.concatenate(repairs))
+    codec(128).decode([SymbolRows(one) for one in spoilt], SymbolRows(np.concatenate(repair_rows)), erasures)
+    for one, symbols in zip(spoilt, slices, strict=True):
+        assert np.array_equal(one, symbols[:100])
+
+
+def test_slices_and_repair_symbols_that_do_not_belong_together_are_refused() -> None:
+    symbols, erasures = SymbolRows(random_bytes(4, 8)), Erasures.of_slice([1], [4])
+    for slices, repairs in (([], 1), ([symbols, symbols], 1), ([symbols], 2), ([symbols], 0)):
+        with pytest.raises(ValueError, match="1 erasures in 1 slices want so many"):
+            codec(4).decode(slices, SymbolRows(random_bytes(repairs, 8)), erasures)
+
+
 def test_reedsolo_restores_our_slices() -> None:
     symbols = encoded(128, random_bytes(128, 2))
     erased = np.random.default_rng(2).permutation(limits.CODE_LENGTH)[:127]
@@ -251,6 +272,23 @@ def test_a_count_of_repairs_other_than_of_outputs_is_refused() -> None:
         combine(SymbolRows(random_bytes(3, 64)), SymbolRows(random_bytes(2, 64)))
 
 
+def test_a_part_of_a_matrix_is_applied_by_itself() -> None:
+    matrix, inputs = random_bytes(20, 4), SymbolRows(random_bytes(4, 64))
+    combine, whole = NumpyKernel().prepare(matrix), np.zeros((20, 64), np.uint8)
+    combine(inputs, SymbolRows(whole))
+    for part in (range(20), range(1), range(7, 9), range(15, 20), range(3, 3)):
+        some = np.zeros((len(part), 64), np.uint8)
+        combine(inputs, SymbolRows(some), part)
+        assert np.array_equal(some, whole[part.start : part.stop])
+
+
+@pytest.mark.parametrize("part", [range(-1, 1), range(1, 3), range(2, 1), range(0, 2, 2)])
+def test_a_part_that_a_matrix_does_not_have_is_refused(part: range) -> None:
+    combine = NumpyKernel().prepare(random_bytes(2, 4))
+    with pytest.raises(ValueError, match="a 2 x 4 matrix has no"):
+        combine(SymbolRows(random_bytes(4, 64)), SymbolRows(random_bytes(len(part), 64)), part)
+
+
 def test_a_read_only_output_is_refused() -> None:
     repairs = random_bytes(1, 64)
     repairs.flags.writeable = False
@@ -294,6 +332,22 @@ def test_rows_do_not_follow_the_indices_they_were_picked_by() -> None:
     assert [view.__array_interface__["data"][0] for view in rows.views()] == before == rows.addresses.tolist()
 
 
+def test_a_run_is_what_taking_its_numbers_gives() -> None:
+    buffer = random_bytes(9, 64)
+    for rows in (SymbolRows(buffer), SymbolRows(buffer).run(range(1, 9)), SymbolRows(buffer).take([3, 0, 7, 7, 1, 2])):
+        for part in (range(6), range(2, 5), range(4, 4)):
+            run, taken = rows.run(part), rows.take(list(part))
+            assert run.addresses.tolist() == taken.addresses.tolist()
+            assert [view.tolist() for view in run.views()] == [view.tolist() for view in taken.views()]
+            assert run.run(range(len(part))).take([0] * len(part)).addresses.tolist() == [
+                *taken.addresses[:1].tolist() * len(part)
+            ]
+            run.touch(0, 64)
+
+
 def test_symbols_beyond_a_buffer_are_refused() -> None:
     with pytest.raises(IndexError):
         SymbolRows(random_bytes(4, 64)).take([4])
+    for part in (range(5), range(-1, 2), range(0, 4, 2), range(3, 2)):
+        with pytest.raises(IndexError, match="there are no symbols"):
+            SymbolRows(random_bytes(4, 64)).run(part)

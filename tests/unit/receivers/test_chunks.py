@@ -21,12 +21,13 @@ from ghostcast.image.target import Target
 from ghostcast.image.unused import Unused
 from protocol import limits
 from protocol.assembly import Assembly
+from protocol.erasures import Erasures
 from protocol.errors import ImageError
 from protocol.manifest import FLAG_UNUSED, FLAG_ZERO, Manifest, Source, manifest_digest
 from protocol.partition import Partition
 from protocol.reed_solomon import Code, Codec, SymbolRows
 from receivers import chunks
-from receivers.chunks import ChunkWriter, ObjectMemory, Pool, decode_slice, read_manifest, zero_chunks
+from receivers.chunks import ChunkWriter, ObjectMemory, Pool, decode_slices, read_manifest, zero_chunks
 from tests.images import CHUNK_SIZE, make_image
 
 K = 4
@@ -101,7 +102,8 @@ def test_erased_symbols_are_filled_in_where_they_lie(last: int) -> None:
     memory.rows[repair_rows] = repairs
     memory.rows[source_rows[[0, 2]]] = 0xEE
     before = memory.rows.copy()
-    decode_slice(memory, codec, source_rows, np.array([0, 2]), repair_rows, esis)
+    rows = range(2 * K, 2 * K + last)
+    decode_slices(memory, codec, [rows], repair_rows, Erasures.of_slice([0, 2], esis))
     assert np.array_equal(memory.rows[source_rows], expected)
     before[source_rows] = expected
     assert np.array_equal(memory.rows, before)

@@ -21,6 +21,7 @@ import pytest
 from ghostcast.fec import isal
 from ghostcast.fec.isal import IsalKernel, IsalUnusableError
 from protocol import field
+from protocol.erasures import Erasures
 from protocol.reed_solomon import Code, Codec, Kernel, NumpyKernel, SymbolRows
 
 Bytes = npt.NDArray[np.uint8]
@@ -94,8 +95,21 @@ def test_a_slice_goes_through_encode_and_decode(kernel: IsalKernel) -> None:
     spoilt = symbols.copy()
     erased, repairs = np.arange(1, 128), np.arange(128, 255)
     spoilt[erased] = 0
-    codec.decode(SymbolRows(spoilt[:128]), erased, SymbolRows(spoilt[128:]), repairs)
+    codec.decode([SymbolRows(spoilt[:128])], SymbolRows(spoilt[128:]), Erasures.of_slice(erased, repairs))
     assert np.array_equal(spoilt, symbols)
+
+
+@each_copy
+def test_a_part_of_a_matrix_is_applied_by_itself(kernel: IsalKernel) -> None:
+    random = np.random.default_rng(3)
+    matrix, inputs = random.integers(0, 256, (20, 16), np.uint8), random.integers(0, 256, (16, 200), np.uint8)
+    expected = np.zeros((20, 200), np.uint8)
+    combine(NumpyKernel(), matrix, inputs, expected)
+    prepared = kernel.prepare(matrix)
+    for part in (range(20), range(1), range(7, 9), range(15, 20), range(3, 3)):
+        some = np.zeros((len(part), 200), np.uint8)
+        prepared(SymbolRows(inputs), SymbolRows(some), part)
+        assert np.array_equal(some, expected[part.start : part.stop])
 
 
 @each_copy
