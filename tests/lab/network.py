@@ -26,6 +26,7 @@ INTERFACE = "eth0"
 NAMESPACE_PREFIX = "ghostlab"
 _NAMESPACE_PATTERN = re.compile(rf"{NAMESPACE_PREFIX}-(?P<pid>\d+)-(?P<started>\d+)-[0-9a-f]+-\w+")
 _COMMAND_TIMEOUT_S = 30
+_BRIDGE_FIREWALL = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 
 Direction = Literal["towards", "both"]
 """``towards`` drops what the switch sends to a host, ``both`` also what the host sends into the switch."""
@@ -199,6 +200,9 @@ class Bridge(_Network):
         )
         for host in self.hosts:
             self._plug(host, host.namespace, INTERFACE)
+        # Where the kernel can, it shows what a bridge forwards to the firewall of IP as well: a switch does not.
+        if pathlib.Path(_BRIDGE_FIREWALL).exists():
+            _run_inside(self._switch, "sh", "-c", f"echo 0 > {_BRIDGE_FIREWALL}")
 
     def _plug(self, host: Host, namespace: str, interface: str) -> None:
         """Put the cable of ``host`` into the switch; its other end is this interface."""
@@ -213,11 +217,15 @@ class Bridge(_Network):
         return f"port{self.hosts.index(host)}"
 
     def _load_loss_rules(self) -> None:
+        # One rule for all ports of one loss: a rule for each would cost every packet to every port a look at them all.
+        ports: dict[tuple[str, int], list[str]] = {}
+        for port, (per_mille, direction) in self._loss.items():
+            for match in ("oifname",) if direction == "towards" else ("oifname", "iifname"):
+                if per_mille:
+                    ports.setdefault((match, per_mille), []).append(f'"{port}"')
         rules = [
-            f'{match} "{port}" numgen random mod 1000 < {per_mille} drop'
-            for port, (per_mille, direction) in self._loss.items()
-            if per_mille
-            for match in (("oifname",) if direction == "towards" else ("oifname", "iifname"))
+            f"{match} {{ {', '.join(names)} }} numgen random mod 1000 < {per_mille} drop"
+            for (match, per_mille), names in ports.items()
         ]
         rules += [f'oifname "{port}" ip daddr {destination} drop' for port, destination in self._deaf.items()]
         # Declaring the table before deleting it makes the deletion succeed the first time too; one transaction, so
