@@ -55,11 +55,12 @@ from receivers.scan import Compared
 from receivers.target_work import ChunkChecked, Fitted, Flushed, TargetResult, TargetWork, Zeroed
 from receivers.workers import WorkerPool, worker_count
 
-GATHER_MIN_S, GATHER_MAX_S = 0.006, 0.02
-"""Pause after a small fetch, so that the next one is larger: a fetch costs about 0.3 ms whatever it brings. Only where
-the receive buffer covers the pause many times. A trickle, which is control or the end of a repair, waits least."""
+GATHER_MIN_S, GATHER_MAX_S = 0.006, 0.03
+"""Pause after a small fetch, so that the next one is larger: a fetch costs about 0.3 ms whatever it brings, and a
+millisecond where many receivers share the processor's caches. Only where the receive buffer covers the pause many
+times. A trickle, which is control or the end of a repair, waits least."""
 
-GATHER_DATAGRAMS = 512
+GATHER_DATAGRAMS = 1024
 """What a fetch should bring after the pause."""
 
 GATHER_TRICKLE = 32

@@ -6,6 +6,7 @@ A command's file is loaded when that command is asked for, so that starting one 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import sys
@@ -147,6 +148,9 @@ def main() -> None:
             with contextlib.suppress(OSError):
                 print(f"ghostcast: {error}", file=sys.stderr)
         os._exit(ExitStatus.INTERNAL)
+    finally:
+        # The kernel frees it all in a moment; to look for garbage first took 70 ms, when others still need the machine.
+        gc.freeze()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ from protocol.errors import UsageError
 RECEIVE_BUFFER_SIZE = 64 << 20
 """Bytes asked for: 30 ms at 10 Gbit/s, which covers a scheduler's or a disk's hiccup (research §2.5)."""
 
-SEND_BUFFER_SIZE = 4 << 20
+SEND_BUFFER_SIZE = 256 << 10
+"""Less than an interface queues (the kernel counts twice as much, bookkeeping included): where the interface sends more
+slowly than the pace asks for, the call waits for it. With more, its queue would drop what the receivers then lack."""
 
 SO_RCVBUFFORCE = 33
 SO_MEMINFO = 55
