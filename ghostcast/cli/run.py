@@ -17,7 +17,7 @@ from protocol.errors import ExitStatus, GhostcastError, UsageError
 
 Result = TypeVar("Result")
 
-SWITCH_INTERVAL_S = 20e-6
+SWITCH_INTERVAL_S = 100e-6
 
 
 def run_interruptible(
