@@ -147,9 +147,10 @@ class Bridge(_Network):
         self._deaf: dict[str, str] = {}
 
     def set_loss(self, host: Host, fraction: float, direction: Direction = "towards") -> None:
-        """Drop packets of every kind on the port of ``host``, independently of all other ports; 0 ends it.
+        """Drop packets of every kind on the port of ``host``, independently of all other ports.
 
-        Takes effect while traffic runs. ``fraction`` is a whole number of thousandths.
+        Takes effect while traffic runs. ``fraction`` is a whole number of thousandths; 0 drops nothing, at the cost of
+        dropping something, so that the two can be compared.
         """
         per_mille = round(fraction * 1000)
         if not 0 <= per_mille <= 1000 or abs(per_mille - fraction * 1000) > 1e-9:
@@ -221,8 +222,7 @@ class Bridge(_Network):
         ports: dict[tuple[str, int], list[str]] = {}
         for port, (per_mille, direction) in self._loss.items():
             for match in ("oifname",) if direction == "towards" else ("oifname", "iifname"):
-                if per_mille:
-                    ports.setdefault((match, per_mille), []).append(f'"{port}"')
+                ports.setdefault((match, per_mille), []).append(f'"{port}"')
         rules = [
             f"{match} {{ {', '.join(names)} }} numgen random mod 1000 < {per_mille} drop"
             for (match, per_mille), names in ports.items()
