@@ -28,9 +28,9 @@ from protocol.manifest import FLAG_UNUSED, FLAG_ZERO, Manifest, manifest_digest
 from protocol.partition import Partition
 from protocol.reed_solomon import Codec, SymbolRows
 
-ZERO_RANGE_SIZE_MAX = 1 << 30
-"""Bytes zeroed by one call: bounds how long a worker is busy with one, and so, how long a receiver that was interrupted
-goes on."""
+RANGE_SIZE_MAX = 1 << 30
+"""Bytes zeroed or set aside by one call: bounds how long a worker is busy with one, and so, how long a receiver that
+was interrupted goes on."""
 
 
 class Pool:
@@ -137,13 +137,15 @@ class ChunkWriter:
             self._target.write(raw_start, raw, chunk)
         return True
 
-    def clearing(self, zeros: npt.NDArray[np.int64], unused: Unused) -> Iterator[Callable[[], None]]:
-        """Return the steps that clear what does not come over the network, always the same ones in the same order.
+    def preparing(self, zeros: npt.NDArray[np.int64], unused: Unused) -> Iterator[Callable[[], None]]:
+        """Return the steps that make room for what comes over the network and clear what does not, in a fixed order.
 
         Args:
             zeros: chunks (ascending) whose raw ranges are to read as zeros, neighbours together.
             unused: what becomes of the ranges that no file system uses.
         """
+        for offset, size in self._ranges(np.flatnonzero(self._manifest.transferred)):
+            yield functools.partial(self._target.reserve, offset, size)
         for offset, size in self._ranges(zeros):
             yield functools.partial(self._target.zero, offset, size)
         if unused is not Unused.KEEP:
@@ -156,8 +158,8 @@ class ChunkWriter:
             return
         for run in np.split(chunks, np.flatnonzero(np.diff(chunks) != 1) + 1):
             start, stop = self._manifest.raw_range(int(run[0]))[0], self._manifest.raw_range(int(run[-1]))[1]
-            for offset in range(start, stop, ZERO_RANGE_SIZE_MAX):
-                yield offset, min(ZERO_RANGE_SIZE_MAX, stop - offset)
+            for offset in range(start, stop, RANGE_SIZE_MAX):
+                yield offset, min(RANGE_SIZE_MAX, stop - offset)
 
     def _worker(self) -> _Worker:
         worker: _Worker | None = getattr(self._local, "worker", None)

@@ -35,10 +35,10 @@ class Copy:
         """Chunks that are on the target, byte for byte: written here, or found there."""
         self.unchecked: Int64Array | None = None
         """Chunks whose bytes on the target may be of use and were not looked at yet; None: not decided."""
-        self.cleared_count = 0
-        """Steps of ``ChunkWriter.clearing`` that are done."""
-        self.zeroed = False
-        """Whether the ranges that read as zeros do so."""
+        self.prepared_count = 0
+        """Steps of ``ChunkWriter.preparing`` that are done."""
+        self.prepared = False
+        """Whether all of them are: the ranges that are to read as zeros do so."""
         self.failure: GhostcastError | None = None
         """Why it can never be finished. The kernel tells once that it could not keep what was written: a second flush
         succeeds, and so would a second session's."""

@@ -52,7 +52,7 @@ from receivers.chunks import ObjectMemory, Pool, decode_slices, read_manifest
 from receivers.copy import Copy
 from receivers.reuse import ReusePolicy
 from receivers.scan import Compared
-from receivers.target_work import ChunkChecked, Fitted, Flushed, TargetResult, TargetWork, Zeroed
+from receivers.target_work import ChunkChecked, Fitted, Flushed, Prepared, TargetResult, TargetWork
 from receivers.workers import WorkerPool, worker_count
 
 GATHER_MIN_S, GATHER_MAX_S = 0.006, 0.03
@@ -656,7 +656,7 @@ class _Ingest:
                     self._take_manifest(result.manifest)
             case ChunkChecked():
                 session.extent_checked(limits.OBJECT_IMAGE, result.chunk, good=result.good)
-            case Zeroed() | Flushed() | Fitted() | Compared():
+            case Prepared() | Flushed() | Fitted() | Compared():
                 try:
                     self._engine.work.take(result, now)
                 except TargetError as error:

@@ -45,8 +45,8 @@ class ChunkChecked:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Zeroed:
-    """What has to read as zeros does."""
+class Prepared:
+    """There is room for what comes, and what has to read as zeros does."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Fitted:
     """What a person should know."""
 
 
-TargetResult = ChunkChecked | Zeroed | Flushed | Fitted | Compared
+TargetResult = ChunkChecked | Prepared | Flushed | Fitted | Compared
 Job = Callable[[], TargetResult]
 
 
@@ -169,17 +169,17 @@ class TargetWork:
             # There is nothing to receive: what is left is to look, or only to say so.
             session.manifest_known(copy.manifest, np.zeros(copy.manifest.chunk_count, np.bool_), copy.bytes_done)
             return
-        if not copy.zeroed:
+        if not copy.prepared:
             zeros, unused = zero_chunks(copy.manifest), self._options.unused
 
             def job() -> TargetResult:
-                for step in itertools.islice(writer.clearing(zeros, unused), copy.cleared_count, None):
+                for step in itertools.islice(writer.preparing(zeros, unused), copy.prepared_count, None):
                     if session.state is ReceiverState.ENDED:
-                        return Zeroed()  # to nobody: a disk that is told to zero itself may take hours for the rest
+                        return Prepared()  # to nobody: a disk that is told to zero itself may take hours for the rest
                     step()
-                    copy.cleared_count += 1
-                copy.zeroed = True
-                return Zeroed()
+                    copy.prepared_count += 1
+                copy.prepared = True
+                return Prepared()
 
             self._submit(job)
         self._reuse = Reuse(copy, self._reader, self._options.reuse)
@@ -208,7 +208,7 @@ class TargetWork:
         self._all_written = True
         self._finish_when_ready(now)
 
-    def take(self, result: Zeroed | Flushed | Fitted | Compared, now: int) -> None:
+    def take(self, result: Prepared | Flushed | Fitted | Compared, now: int) -> None:
         """A job is done.
 
         Raises:
@@ -216,7 +216,7 @@ class TargetWork:
         """
         assert self._session is not None
         match result:
-            case Zeroed():
+            case Prepared():
                 self._finish_when_ready(now)
             case Flushed():
                 self._read_back("reading back", now)
@@ -299,12 +299,12 @@ class TargetWork:
             return
         assert self._session is not None
         # A worker notes that the zeros are there before its result is back, so this may be called twice.
-        self._finishing = copy.finished or copy.writer is None or copy.zeroed
+        self._finishing = copy.finished or copy.writer is None or copy.prepared
         if copy.finished:
             self._session.flushed(now)
         elif not isinstance(target, Target):
             self._read_back("verifying", now)
-        elif copy.zeroed:
+        elif copy.prepared:
             # Whatever is left of a look at the target is of no use any more.
             self._reuse = None
             self._scan_on(None)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -89,11 +90,15 @@ def test_a_file_system_that_fills_up_meanwhile(
     session: Session,
     commands: Processes,
     make_random_source: Callable[[int], Source],
+    loop_device: Callable[[str, int], pathlib.Path],
     scratch: pathlib.Path,
     tmp_path: pathlib.Path,
 ) -> None:
     source, good = make_random_source(SOURCE_SIZE), scratch / "good"
-    with disks.mounted("none", scratch / "tiny", "-t", "tmpfs", "-o", "size=10m") as tiny, Bridge(2) as bridge:
+    # One of the kind that cannot set room aside, or nothing would be lacking.
+    device = loop_device("tiny", 12 * MIB)
+    subprocess.run(["mkfs.ext2", "-q", "-m", "0", device], check=True, timeout=30)
+    with disks.mounted(device, scratch / "tiny") as tiny, Bridge(2) as bridge:
         bad = tiny / "copy"
         sender, full, beside = run_beside_a_good_one(session, bridge, source, bad, good, *SLOW)
         full.process.await_event("writing", timeout_s=30)
@@ -107,6 +112,24 @@ def test_a_file_system_that_fills_up_meanwhile(
         (tiny / "others").unlink()
         again = {bridge.receivers[0]: bad, bridge.receivers[1]: good}
         faults.expect_next_session_works(commands, tmp_path, bridge, source, again)
+
+
+def test_a_copy_has_its_room_however_full_its_file_system_becomes(
+    session: Session, make_random_source: Callable[[int], Source], scratch: pathlib.Path
+) -> None:
+    source, good = make_random_source(SOURCE_SIZE), scratch / "good"
+    with disks.mounted("none", scratch / "tiny", "-t", "tmpfs", "-o", "size=10m") as tiny, Bridge(2) as bridge:
+        try:
+            os.close(os.open(tiny / "probe", os.O_RDWR | os.O_CREAT | os.O_DIRECT))
+        except OSError:
+            pytest.skip("this kernel's tmpfs has no direct writes, for which alone room is set aside")
+        copy = tiny / "copy"
+        sender, filled, beside = run_beside_a_good_one(session, bridge, source, copy, good, *SLOW)
+        filled.process.await_event("progress", timeout_s=30)
+        fill_up(tiny / "others")
+        for command in (sender, filled, beside):
+            command.process.expect(0, timeout_s=faults.ENDED_TIMEOUT_S)
+        faults.expect_truth(sender, [(filled, copy), (beside, good)], source)
 
 
 def fill_up(path: pathlib.Path) -> None:

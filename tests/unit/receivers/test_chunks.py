@@ -192,7 +192,7 @@ class RecordingTarget(Target):
 
 
 def clear(writer: ChunkWriter, zeros: npt.NDArray[np.int64]) -> None:
-    for step in writer.clearing(zeros, Unused.KEEP):
+    for step in writer.preparing(zeros, Unused.KEEP):
         step()
 
 
@@ -208,7 +208,7 @@ def test_neighbouring_zero_chunks_are_zeroed_together(tmp_path: Path, monkeypatc
     size = CHUNK_SIZE
     assert target.zeroed == [(0, size), (2 * size, 3 * size), (8 * size, 2 * size - 100)]
     target.zeroed.clear()
-    monkeypatch.setattr(chunks, "ZERO_RANGE_SIZE_MAX", 2 * size)
+    monkeypatch.setattr(chunks, "RANGE_SIZE_MAX", 2 * size)
     clear(writer, np.arange(5))
     assert target.zeroed == [(0, 2 * size), (2 * size, 2 * size), (4 * size, size)]
     target.close()

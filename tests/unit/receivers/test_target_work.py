@@ -170,7 +170,7 @@ def test_zeroing_ends_with_its_session_and_the_next_one_goes_on(tmp_path: Path) 
             assert len(jobs) == 1
             jobs.pop()()
             assert work.copy is not None
-            assert work.copy.zeroed is (number == 2)
+            assert work.copy.prepared is (number == 2)
     assert target.zeroed == [CHUNK_SIZE, 3 * CHUNK_SIZE, 5 * CHUNK_SIZE]
     assert (tmp_path / "copy").read_bytes() == (b"x" * CHUNK_SIZE + bytes(CHUNK_SIZE)) * 3
 

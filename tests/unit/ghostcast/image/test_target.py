@@ -296,7 +296,7 @@ def test_where_the_kernel_cannot_zero_zeros_are_written(
         asked.append(arguments)
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(target_module, "_punch_hole", refuse)
+    monkeypatch.setattr(target_module, "_allocate", refuse)
     monkeypatch.setattr(fcntl, "ioctl", refuse)
     plain = tmp_path / "plain"
     plain.write_bytes(OLD * SIZE)
@@ -311,6 +311,47 @@ def test_without_the_c_functions_everything_still_works(backing: Path, monkeypat
     check_zeroed(backing, [(0, 1 << 20)])
     with Target.open(backing, raw_size=None) as target:
         target.start_writeback(0, SIZE)
+
+
+def test_room_is_set_aside_and_nothing_else_changes(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(OLD * 4096)
+    with Target.open(path, raw_size=None) as target:
+        target.reserve(0, 1 << 20)
+        assert path.stat().st_blocks * 512 < 1 << 20  # not before begin, which a refused target never sees
+        target.begin(4 << 20)
+        target.reserve(0, 1 << 20)
+        target.reserve(3 << 20, 1 << 20)
+        if target._direct_descriptor is not None:
+            assert 2 << 20 <= path.stat().st_blocks * 512 < 3 << 20
+        target.finish(4 << 20)
+    assert path.read_bytes() == (OLD * 4096).ljust(4 << 20, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"), [(errno.EOPNOTSUPP, None), (errno.ENOSPC, "setting 4096 bytes aside at 8192 failed: No space")]
+)
+def test_only_a_full_disk_cannot_do_without_room_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, message: str | None
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(target_module, "_allocate", refuse)
+    with Target.open(tmp_path / "disk", raw_size=None) as target:
+        target.begin(SIZE)
+        if target._direct_descriptor is None:
+            pytest.skip("this file system has no O_DIRECT")
+        with pytest.raises(TargetError, match=message) if message else contextlib.nullcontext():
+            target.reserve(8192, 4096)
+
+
+def test_a_device_has_its_room(device: Path) -> None:
+    before = device.read_bytes()
+    with Target.open(device, raw_size=SIZE) as target:
+        target.begin(SIZE)
+        target.reserve(0, SIZE)
+    assert device.read_bytes() == before
 
 
 def test_zeros_that_the_disk_refuses_are_an_error(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
