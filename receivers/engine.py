@@ -109,6 +109,9 @@ class ReceiveOptions:
 class Observer:
     """What the engine tells whoever watches; every method is called on the loop's thread."""
 
+    def searching(self) -> None:
+        """Everything is loaded and open: a session that is announced from now on is heard."""
+
     def found(self, found: Found) -> None:
         """A session was chosen."""
 
@@ -260,6 +263,7 @@ class ReceiveEngine:
             stack.callback(self.work.close)
             self._wants_all = await asyncio.to_thread(self.work.look)
             load_kernel()  # now, while nobody waits: the JOIN would go out later by as long as that takes
+            self._tell(self.observer.searching)
             found = await self._find(control, discovery)
             while found is not None:
                 self.found, self._successor = found, Successor(found)

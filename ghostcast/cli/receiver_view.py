@@ -70,8 +70,11 @@ class JsonView(View):
     def __enter__(self) -> View:
         super().__enter__()
         self._due = 0.0
-        say_json({"event": "searching", "session": self.engine.options.session_name})
         return self
+
+    def searching(self) -> None:
+        """Print that a sender that is started now is heard."""
+        say_json({"event": "searching", "session": self.engine.options.session_name})
 
     def found(self, found: Found) -> None:
         """Print which session was chosen."""

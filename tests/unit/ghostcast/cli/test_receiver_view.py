@@ -64,6 +64,7 @@ def test_json_lines_are_json_and_nothing_else(
     assert isinstance(view, JsonView)
     with view:
         view.progress()
+        view.searching()
         view.found(engine.found)
         view.welcomed(3)
         view.manifest(manifest)
