@@ -95,12 +95,12 @@ def measure(scene: Scene, say: Say) -> Measured:
     for number in range(1, scene.cell.rounds + 1):
         if scene.cell.rate_mbit is None:  # the ceiling of a shaped link is known
             call = functools.partial(ceiling.measure, scene.network, scene.cell.mtu, number)
-            loop = _attempt(found, say, number, ceiling.NAME, call)
+            loop = _attempt(found, scene, say, number, ceiling.NAME, call)
             if loop:
                 found.ceilings.append(loop)
                 say(f"round {number}: {ceiling.NAME}: {loop.gbit_per_s:.1f} Gbit/s, {loop.lost:.1%} lost")
         for name in scene.cell.tools:
-            run = _attempt(found, say, number, name, functools.partial(run_once, TOOLS[name], scene, number))
+            run = _attempt(found, scene, say, number, name, functools.partial(run_once, TOOLS[name], scene, number))
             if run:
                 found.runs.append(run)
                 busy = f"; {run.background_cores:.1f} cores busy before" if run.background_cores > _QUIET_CORES else ""
@@ -108,11 +108,14 @@ def measure(scene: Scene, say: Say) -> Measured:
     return found
 
 
-def _attempt(found: Measured, say: Say, number: int, name: str, call: Callable[[], Outcome]) -> Outcome | None:
+def _attempt(
+    found: Measured, scene: Scene, say: Say, number: int, name: str, call: Callable[[], Outcome]
+) -> Outcome | None:
     try:
         return call()
     except RunFailed as error:
-        found.failures.append(Failure(number, name, str(error)))
+        # Results are kept and compared: where this run had its files is not for them.
+        found.failures.append(Failure(number, name, str(error).replace(str(scene.directory), "DIRECTORY")))
         say(f"round {number}: {name} FAILED: {error}")
         return None
 
