@@ -51,9 +51,10 @@ def test_fifty_receivers_come_and_go_and_the_sender_stays_as_it_was(tmp_path: Pa
     assert len(facts["receivers"]) == SESSIONS * RECEIVERS
     assert json.loads(out.splitlines()[-1])["event"] == "stopped"
     descriptors, threads, memory = zip(*sizes, strict=True)
-    # Each was taken while a session ended or the next began, so one alone says little; what stays grows with each.
-    assert min(descriptors[-3:]) <= descriptors[0] + 1
-    assert min(threads[-3:]) <= threads[0] + 2
+    # Each was taken while a session ended or the next began, so one alone says little; what stays grows with each, by
+    # seven from the first three to the last three at least.
+    assert min(descriptors[-3:]) <= max(descriptors[:3]) + 1
+    assert min(threads[-3:]) <= max(threads[:3]) + 1
     assert memory[-1] - memory[1] < 8 * MIB
 
 
