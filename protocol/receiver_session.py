@@ -115,6 +115,7 @@ class ReceiverSession:
         )
         self._rng = rng
         self._transmits: collections.deque[bytes] = collections.deque()
+        self._group_transmits: collections.deque[bytes] = collections.deque()
         self._events: collections.deque[Event] = collections.deque()
         self._first_sequence: int | None = None
         self._highest = 0
@@ -198,6 +199,10 @@ class ReceiverSession:
     def poll_transmit(self) -> bytes | None:
         """Return the next control datagram for the sender."""
         return self._transmits.popleft() if self._transmits else None
+
+    def poll_group_transmit(self) -> bytes | None:
+        """Return the next datagram for the discovery group: a JOIN that also goes to the sender."""
+        return self._group_transmits.popleft() if self._group_transmits else None
 
     def next_timeout(self) -> int | None:
         """Return when ``handle_timeout`` wants to be called, or None when it is over."""
@@ -913,6 +918,10 @@ class ReceiverSession:
                 wants_all=identity.wants_all,
             )
         )
+        if self._joined_once and self._join_spread_ns < limits.JOIN_SPREAD_UNKNOWN_NS:
+            # Where the answer to a host's question for the sender's link address was lost, the host asks again after a
+            # second and keeps everything back meanwhile. What goes to a group needs no answer; but all hear it.
+            self._group_transmits.append(self._transmits[-1])
         # Jittered by a half, so that JOINs that were lost together are not lost together again.
         self._joined_once = True
         self._join_ns = now + self._join_retry_ns // 2 + self._rng.randrange(self._join_retry_ns)

@@ -178,7 +178,8 @@ class ReceiveEngine:
         self._successor: Successor | None = None
         self._interrupted = False
         self._wake_loop = asyncio.Event()
-        self._outbox: collections.deque[bytes] = collections.deque()
+        self._outbox: collections.deque[tuple[bytes, bool]] = collections.deque()
+        """Datagrams for the sender, and whether one goes to the discovery group instead."""
         self._inbox: collections.deque[bytes] = collections.deque()
         self._ingest_ended = False
         self._crash: BaseException | None = None
@@ -396,7 +397,9 @@ class ReceiveEngine:
 
     async def _flush(self, control: ControlEndpoint, found: Found) -> None:
         while self._outbox:
-            await control.send(self._outbox.popleft(), found.control_address)
+            datagram, to_group = self._outbox.popleft()
+            group = (limits.DISCOVERY_GROUP, self.options.port)
+            await control.send(datagram, group if to_group else found.control_address)
 
     async def _sleep(self, seconds: float) -> None:
         handle = asyncio.get_running_loop().call_later(seconds, self._wake_loop.set)
@@ -550,11 +553,12 @@ class _Ingest:
             self._receiver.wait(min((due - now) / limits.MILLISECOND_NS, WAIT_MAX_MS), data=not self._paused)
 
     def _send_out(self) -> None:
-        sent = False
+        outbox = self._engine._outbox
         while (datagram := self._session.poll_transmit()) is not None:
-            self._engine._outbox.append(datagram)
-            sent = True
-        if sent:
+            outbox.append((datagram, False))
+        while (datagram := self._session.poll_group_transmit()) is not None:
+            outbox.append((datagram, True))
+        if outbox:
             self._loop.call_soon_threadsafe(self._engine._wake_loop.set)
 
     def _take_batch(self, batch: Batch, now: int) -> None:

@@ -164,6 +164,8 @@ class Host:
             if datagram[17] == 9:
                 self.world.judge.asked(self.index, datagram)
             self.world.tree.send_up(self.index, datagram, self.address, session.found.control_address)
+        while (datagram := session.poll_group_transmit()) is not None:
+            self.world.tree.send_up(self.index, datagram, self.address, None)
         if self.outcome is not None:
             return
         if not self._data_complete and session.manifest is not None:

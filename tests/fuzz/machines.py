@@ -136,7 +136,7 @@ def _pass_time(machine: ReceiverSession | SenderSession, since: int, until: int)
         assert calls < TIMEOUTS_MAX, "a timer goes off for ever"
         machine.handle_timeout(instant)
         if isinstance(machine, ReceiverSession):
-            while (said := machine.poll_transmit()) is not None:
+            while (said := machine.poll_transmit() or machine.poll_group_transmit()) is not None:
                 _expect_heard(said)
         else:
             while (transmit := machine.poll_transmit()) is not None:

@@ -183,7 +183,15 @@ class Bridge(_Network):
 
     def set_deaf(self, host: Host, destination: str) -> None:
         """Keep from a host everything that goes to this address or network, as a switch does that never saw a join."""
-        self._deaf[self._port(host)] = destination
+        self._deaf[self._port(host)] = f"ip daddr {destination}"
+        self._load_loss_rules()
+
+    def set_unanswered(self, host: Host, *, unanswered: bool) -> None:
+        """Keep from a host the answers to its questions for link addresses, or no more."""
+        if unanswered:
+            self._deaf[self._port(host)] = "arp operation reply"
+        else:
+            self._deaf.pop(self._port(host), None)
         self._load_loss_rules()
 
     def set_rate(self, host: Host, rate_bits_per_s: int) -> None:
@@ -227,7 +235,7 @@ class Bridge(_Network):
             f"{match} {{ {', '.join(names)} }} numgen random mod 1000 < {per_mille} drop"
             for (match, per_mille), names in ports.items()
         ]
-        rules += [f'oifname "{port}" ip daddr {destination} drop' for port, destination in self._deaf.items()]
+        rules += [f'oifname "{port}" {kept} drop' for port, kept in self._deaf.items()]
         # Declaring the table before deleting it makes the deletion succeed the first time too; one transaction, so
         # that no packet passes between the old rules and the new ones.
         script = [

@@ -37,6 +37,22 @@ def fine_source(make_random_source: Callable[[int], Source], tmp_path_factory: p
     return make_source(raw, "--chunk-size", "64KiB")
 
 
+def test_a_host_that_is_not_told_the_senders_link_address_joins_all_the_same(
+    session: Session, make_random_source: Callable[[int], Source], scratch: pathlib.Path
+) -> None:
+    """At 1 % loss, every hundredth host loses an answer and asks again after a second; here all answers are lost."""
+    source = make_random_source(SOURCE_SIZE)
+    with Bridge(2, offloads=False) as bridge:
+        bridge.set_unanswered(bridge.receivers[0], unanswered=True)
+        sender = session.send(bridge.sender, source, "--receivers", "2")
+        receivers = [(session.receive(host, scratch / host.name), scratch / host.name) for host in bridge.receivers]
+        sender.process.await_event("started", timeout_s=30)
+        bridge.set_unanswered(bridge.receivers[0], unanswered=False)
+        for command in (sender, *(command for command, _target in receivers)):
+            command.process.expect(0, timeout_s=faults.ENDED_TIMEOUT_S)
+        faults.expect_truth(sender, receivers, source)
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [

@@ -448,6 +448,8 @@ class ReceiverNode:
             self._handle(event, session)
         while (datagram := session.poll_transmit()) is not None:
             self.network.unicast(self, session.found.control_address, datagram)
+        while (datagram := session.poll_group_transmit()) is not None:
+            self.network.multicast(self, datagram)
         if session.state is not ReceiverState.ENDED:
             self._alarm.set(session.next_timeout())
 

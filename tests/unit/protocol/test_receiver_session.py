@@ -48,11 +48,11 @@ def manifest() -> Manifest:
 class Desk:
     """A receiver machine, its clock, and a sender played by hand."""
 
-    def __init__(self, *, pool_slices: int = 100) -> None:
+    def __init__(self, *, pool_slices: int = 100, join_spread_ms: int = 0) -> None:
         self.now = limits.SECOND_NS
         announce = messages.Announce(
             "lab", bytes(16), "image", bytes(range(32)), 100, CHUNKS * K * SYMBOL, CHUNKS * 4096, SYMBOL, K, 4, 1, 2,
-            3, 0, SessionState.WAITING, 0, 1000,
+            3, 0, SessionState.WAITING, join_spread_ms, 1000,
         )  # fmt: skip
         self.identity = Identity(bytes(range(16)), 9, "host", "/dev/x", -1)
         self.session = ReceiverSession(
@@ -177,6 +177,23 @@ def test_it_joins_until_it_is_welcome() -> None:
     assert desk.session.state is ReceiverState.MANIFEST
     desk.pass_time(5 * limits.SECOND_NS)
     assert desk.said(messages.Join) == []
+
+
+@pytest.mark.parametrize(("join_spread_ms", "told"), [(0, True), (249, True), (250, False), (2000, False)])
+def test_a_small_fleet_that_is_not_answered_also_joins_by_way_of_the_group(join_spread_ms: int, told: bool) -> None:
+    """A host that does not know the sender's link address yet keeps back what goes to the sender alone."""
+    desk = Desk(join_spread_ms=join_spread_ms)
+    desk.pass_time(join_spread_ms * limits.MILLISECOND_NS)
+    joins = []
+    for _second in range(10):
+        desk.pass_time(limits.SECOND_NS)
+        while (datagram := desk.session.poll_transmit()) is not None:
+            joins.append(datagram)
+    in_group = []
+    while (datagram := desk.session.poll_group_transmit()) is not None:
+        in_group.append(datagram)
+    assert len(joins) > 1
+    assert in_group == (joins[1:] if told else [])
 
 
 def test_who_has_no_welcome_when_sending_begins_does_not_wait_for_its_turn() -> None:
