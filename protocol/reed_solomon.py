@@ -88,7 +88,7 @@ class SymbolRows:
         return self._derived(self.addresses.take(picked), self.writable, rows, picked_views)
 
     def run(self, part: range) -> SymbolRows:
-        """Return consecutive symbols. Half of what ``take`` costs; raises ``IndexError`` out of range."""
+        """Return consecutive symbols. Two thirds of what ``take`` costs; raises ``IndexError`` out of range."""
         start, stop = part.start, part.stop
         if not (0 <= start <= stop <= len(self) and part.step == 1):
             raise IndexError(f"there are no symbols {part} among {len(self)}")
@@ -251,8 +251,8 @@ class Code:
         """Return uint8[e, count]: for every erasure, what restores it from ``count`` known symbols of its slice.
 
         The slices have ``count`` source symbols: k' of a short slice, k if left out. Column m stands for source symbol
-        m where that is known; the columns of a slice's erased symbols stand for their repair symbols instead. About
-        40 µs for the erasures of a window, and as much for those of one slice.
+        m where that is known; the columns of a slice's erased symbols stand for their repair symbols instead. 28 µs for
+        a slice by itself, 110 µs for sixteen (measured).
 
         Lagrange interpolation in logarithms (no matrix is inverted): with S the known points of a slice and
         W(x) = Π (x - x_l) over l in S, the coefficient of x_m in the value at x_i is W(x_i) / ((x_i - x_m) W'(x_m)).

@@ -178,8 +178,8 @@ class ReceiveEngine:
         self._successor: Successor | None = None
         self._interrupted = False
         self._wake_loop = asyncio.Event()
-        self._outbox: collections.deque[tuple[bytes, bool]] = collections.deque()
-        """Datagrams for the sender, and whether one goes to the discovery group instead."""
+        self._outbox: collections.deque[tuple[bytes, tuple[str, int]]] = collections.deque()
+        """Datagrams, and where to."""
         self._inbox: collections.deque[bytes] = collections.deque()
         self._ingest_ended = False
         self._crash: BaseException | None = None
@@ -360,7 +360,7 @@ class ReceiveEngine:
                 self._interrupted = self._interrupted or not self._ingest_ended
                 ingest.wake()
                 await asyncio.to_thread(thread.join)
-            await self._flush(control, found)
+            await self._flush(control)
             if self._crash is not None:
                 raise self._crash
         finally:
@@ -382,7 +382,7 @@ class ReceiveEngine:
             if arrived or self._interrupted:
                 self._inbox.extend(arrived)
                 ingest.wake()
-            await self._flush(control, found)
+            await self._flush(control)
             if loop.time() >= progress_due:
                 progress_due = loop.time() + PROGRESS_INTERVAL_S
                 self._tell(self.observer.progress)
@@ -395,11 +395,9 @@ class ReceiveEngine:
         with contextlib.suppress(OSError):
             call()
 
-    async def _flush(self, control: ControlEndpoint, found: Found) -> None:
+    async def _flush(self, control: ControlEndpoint) -> None:
         while self._outbox:
-            datagram, to_group = self._outbox.popleft()
-            group = (limits.DISCOVERY_GROUP, self.options.port)
-            await control.send(datagram, group if to_group else found.control_address)
+            await control.send(*self._outbox.popleft())
 
     async def _sleep(self, seconds: float) -> None:
         handle = asyncio.get_running_loop().call_later(seconds, self._wake_loop.set)
@@ -553,12 +551,13 @@ class _Ingest:
             self._receiver.wait(min((due - now) / limits.MILLISECOND_NS, WAIT_MAX_MS), data=not self._paused)
 
     def _send_out(self) -> None:
-        outbox = self._engine._outbox
-        while (datagram := self._session.poll_transmit()) is not None:
-            outbox.append((datagram, False))
-        while (datagram := self._session.poll_group_transmit()) is not None:
-            outbox.append((datagram, True))
-        if outbox:
+        engine, session, sent = self._engine, self._session, False
+        while (datagram := session.poll_transmit()) is not None:
+            engine._outbox.append((datagram, session.found.control_address))
+            sent = True
+        while (datagram := session.poll_group_transmit()) is not None:
+            engine._outbox.append((datagram, (limits.DISCOVERY_GROUP, engine.options.port)))
+        if sent:
             self._loop.call_soon_threadsafe(self._engine._wake_loop.set)
 
     def _take_batch(self, batch: Batch, now: int) -> None:

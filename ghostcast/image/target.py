@@ -342,7 +342,7 @@ class Target:
         """Have the file system set room aside for a range of a file that will be written; what is there stays.
 
         A write past the page cache that finds a hole has the file to itself until the disk has answered (ext4):
-        threads then write one after the other. And a disk that is too full says so before there is anything to lose.
+        threads then write one after the other. And a disk that is too full says so at the start.
         Does nothing for a device, for writes through the cache, and where the file system cannot.
 
         Raises:
