@@ -33,7 +33,7 @@ from receivers.workers import worker_count
 
 if TYPE_CHECKING:
     from protocol.receiver_session import ReceiverSession
-    from receivers.engine import ReceiveOptions
+    from receivers.options import ReceiveOptions
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from benchmarks.micro.measuring import THOROUGH, Effort, Result, random_bytes, r
 from ghostcast.fec import isal
 from protocol.erasures import Erasures
 from protocol.reed_solomon import Code, Codec, Kernel, NumpyKernel, SymbolRows
-from receivers.engine import DECODED_TOGETHER_MAX
+from receivers.ingest import DECODED_TOGETHER_MAX
 
 SHAPES = ((64, 4), (128, 4), (128, 8), (128, 16), (128, 32))
 WINDOW = 32

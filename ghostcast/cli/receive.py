@@ -124,7 +124,8 @@ def receive(
     from ghostcast.cli.run import begin_report, check_session_name, failure_status, run_interruptible, write_report
     from ghostcast.image.target import Target
     from ghostcast.net.interfaces import choose_interface
-    from receivers.engine import ReceiveEngine, ReceiveOptions
+    from receivers.engine import ReceiveEngine
+    from receivers.options import ReceiveOptions
     from receivers.reuse import ReusePolicy
 
     begin_report(report, [target])

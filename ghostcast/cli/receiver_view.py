@@ -15,7 +15,8 @@ from ghostcast.fec.kernel import kernel_choice
 from protocol.discovery import Found
 from protocol.errors import ExitStatus
 from protocol.manifest import Manifest
-from receivers.engine import Observer, ReceiveEngine
+from receivers.engine import ReceiveEngine
+from receivers.observer import Observer
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

@@ -20,7 +20,7 @@ from protocol.errors import ExitStatus, UsageError
 if TYPE_CHECKING:
     from ghostcast.image.readback import TargetReader
     from protocol.manifest import Manifest
-    from receivers.engine import ReceiveOptions
+    from receivers.options import ReceiveOptions
 
 EXAMPLES = (
     "Examples:\n\n"
@@ -138,7 +138,7 @@ def _receive_options(
 ) -> ReceiveOptions:
     from ghostcast.cli.run import check_session_name
     from ghostcast.net.interfaces import choose_interface
-    from receivers.engine import ReceiveOptions
+    from receivers.options import ReceiveOptions
 
     check_session_name(session)
     return ReceiveOptions(

@@ -1,4 +1,4 @@
-"""A receiving engine without sockets, threads and bytes: drives the real receiver machine as ``receivers.engine`` does.
+"""A receiving engine without sockets, threads and bytes: drives the real receiver machine as ``receivers.ingest`` does.
 
 Plays the kernel's receive buffer, the workers and the disk, each with the time it takes. Payloads do not exist: a chunk
 matches its digest unless the scenario damaged it. Invariant: whatever is done here is told to the judge as it happens,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ghostcast.simulation.world import World
 
 PAUSE_FILL, RESUME_FILL = 0.75, 0.4
-"""Of the slice pool: when the engine stops fetching, and when it goes on (``receivers.engine``)."""
+"""Of the slice pool: when the engine stops fetching, and when it goes on (``receivers.ingest``)."""
 
 DISK_KEY = 4
 """First element of a disk's key among the random streams of a run."""

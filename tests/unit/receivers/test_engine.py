@@ -1,7 +1,6 @@
 """Goal: an image sent over a lossy network is that image on every target, and both reports say so by their contract.
 
-Method: the real commands as processes on loopback, on a port of their own, with loss thrown in at the receivers; the
-small functions of the engine by themselves.
+Method: the real commands as processes on loopback, on a port of their own, with loss thrown in at the receivers.
 """
 
 from __future__ import annotations
@@ -17,15 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
 from ghostcast.image.labels import change
 from protocol.errors import ExitStatus
 from protocol.limits import MIB
 from protocol.match import MatchRule
-from receivers.engine import _compose, gather_s
 from tests.images import CHUNK_SIZE, make_image
 
 PATIENCE_S = 60.0
@@ -240,26 +236,6 @@ def test_an_interrupted_session_is_130_and_the_receiver_is_told(session: Session
     assert not (session.directory / "copy").exists()
 
 
-# --- the small functions ----------------------------------------------------------------------------------------------
-
-
-def array(*values: int) -> npt.NDArray[np.int64]:
-    return np.array(values, np.int64)
-
-
-def test_what_was_chosen_of_what_was_chosen() -> None:
-    assert _compose(None, None) is None
-    for outer, inner, expected in (
-        (None, array(3, 5), [3, 5]),
-        (array(3, 5), None, [3, 5]),
-        (array(3, 5, 9), array(0, 2), [3, 9]),
-        (array(3, 5), array(), []),
-    ):
-        found = _compose(outer, inner)
-        assert found is not None
-        assert found.tolist() == expected
-
-
 # --- what the target holds already ------------------------------------------------------------------------------------
 
 REUSED_RAW = random.Random(5).randbytes(2 * MIB) + bytes(MIB) + random.Random(6).randbytes(MIB + 77)
@@ -374,18 +350,3 @@ def test_a_sender_that_is_killed_and_started_again_takes_its_receivers_back(sess
     assert [copy.read_bytes() == REUSED_RAW for copy in copies] == [True, True]
     assert [line["event"] for line in lines[0]].count("found") == 2
     assert session.report(1)["sessions"] == 2
-
-
-@pytest.mark.parametrize(
-    ("datagrams", "elapsed_s", "expected_s"),
-    [
-        pytest.param(1024, 0.008, 0.008, id="enough comes as often as it is fetched"),
-        pytest.param(256, 0.004, 0.016, id="too few: wait for four times as many"),
-        pytest.param(100, 0.006, 0.03, id="a slow stream: not longer than the protocol bears"),
-        pytest.param(4000, 0.008, 0.006, id="a fast stream: not so short that it is no pause"),
-        pytest.param(5, 0.05, 0.006, id="a trickle is not kept waiting"),
-        pytest.param(0, 0.0, 0.006, id="control only"),
-    ],
-)
-def test_the_pause_after_a_small_fetch_follows_the_rate(datagrams: int, elapsed_s: float, expected_s: float) -> None:
-    assert gather_s(datagrams, elapsed_s) == pytest.approx(expected_s)

@@ -25,7 +25,9 @@ from protocol.limits import MIB
 from protocol.manifest import Manifest
 from protocol.receiver_events import AllWritten, Identity, Outcome, ReceiverState
 from protocol.receiver_session import ReceiverSession
-from receivers.engine import Observer, ReceiveEngine, ReceiveOptions
+from receivers.engine import ReceiveEngine
+from receivers.observer import Observer
+from receivers.options import ReceiveOptions
 from receivers.reuse import ReusePolicy
 from receivers.target_work import ChunkChecked, Flushed, Job, TargetWork
 from tests.images import CHUNK_SIZE, make_image

@@ -25,7 +25,8 @@ from protocol.messages import SessionState
 from protocol.receiver_events import Identity, Outcome
 from protocol.receiver_session import ReceiverSession
 from receivers.copy import Copy
-from receivers.engine import ReceiveEngine, ReceiveOptions
+from receivers.engine import ReceiveEngine
+from receivers.options import ReceiveOptions
 from tests.images import make_image
 
 

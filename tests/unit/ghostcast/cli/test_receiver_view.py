@@ -26,7 +26,8 @@ from protocol.manifest import Manifest, manifest_digest
 from protocol.messages import SessionState
 from protocol.receiver_events import Identity
 from protocol.receiver_session import ReceiverSession
-from receivers.engine import ReceiveEngine, ReceiveOptions
+from receivers.engine import ReceiveEngine
+from receivers.options import ReceiveOptions
 from tests.images import make_image
 
 EVIL = "\x1b[2Jname[red]\r\n"

@@ -24,7 +24,9 @@ from ghostcast.net.interfaces import choose_interface
 from protocol.errors import ExitStatus, ImageError, TargetError
 from protocol.limits import MIB
 from protocol.receiver_events import Outcome
-from receivers.engine import Observer, ReceiveEngine, ReceiveOptions
+from receivers.engine import ReceiveEngine
+from receivers.observer import Observer
+from receivers.options import ReceiveOptions
 from tests.images import make_image
 from tests.unit.receivers.test_engine import GHOSTCAST, PATIENCE_S, free_port
 

@@ -1,0 +1,403 @@
+"""The ingest thread: owner of one session's machine, of its data socket and of the memory of its slices.
+
+It fetches batches, moves payloads to their rows, hands what is ready to the workers, and does what the machine asks.
+Knows the target only as jobs (``target_work``); must not know the control plane's sockets nor asyncio: datagrams, the
+wish to end and what an observer is to be told pass through queues and one callback.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from ghostcast.fec.kernel import load_kernel
+from ghostcast.net import sockets
+from ghostcast.net.ingest import Batch, BatchReceiver
+from protocol import limits, wire
+from protocol.discovery import Successor
+from protocol.errors import GhostcastError, TargetError
+from protocol.manifest import Manifest
+from protocol.receiver_events import AllWritten, Ended, Event, ExtentReady, ReceiverState, SliceToDecode, Welcomed
+from protocol.receiver_session import ReceiverSession
+from protocol.reed_solomon import Code, Codec
+from receivers.chunks import ObjectMemory, Pool, decode_slices, read_manifest
+from receivers.observer import Observer
+from receivers.options import ReceiveOptions
+from receivers.scan import Compared
+from receivers.target_work import ChunkChecked, Fitted, Flushed, Prepared, TargetResult, TargetWork
+from receivers.workers import WorkerPool, worker_count
+
+GATHER_MIN_S, GATHER_MAX_S = 0.006, 0.03
+"""Pause after a small fetch, so that the next one is larger: a fetch costs about 0.3 ms whatever it brings, and a
+millisecond where many receivers share the processor's caches. Only where the receive buffer covers the pause many
+times. A trickle, which is control or the end of a repair, waits least."""
+
+GATHER_DATAGRAMS = 1024
+"""What a fetch should bring after the pause."""
+
+GATHER_TRICKLE = 32
+
+GATHER_BUFFER_SIZE = 8 << 20
+PAUSE_FILL = 0.75
+"""Share of the slice pool in the workers' hands beyond which nothing more is fetched: what is fetched then could only
+be dropped, one slice here and one there, at the cost of the processor time that the workers need. Left to itself, the
+kernel drops one long run when its buffer is full, which costs the fewest chunks."""
+
+RESUME_FILL = 0.4
+
+DECODED_TOGETHER_MAX = 16
+"""Slices of one job. To prepare as many takes little longer than one; more would leave other workers idle."""
+
+DROPS_INTERVAL_NS = 20 * limits.MILLISECOND_NS
+WAIT_MAX_MS = 50.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _SlicesDecoded:
+    object_id: int
+    slices: list[int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _ManifestRead:
+    manifest: Manifest | None
+
+
+_Result = _SlicesDecoded | _ManifestRead | TargetResult
+
+
+class Ingest:
+    """One session's thread. Create it, ``start``, exchange datagrams, and ``join`` and ``close`` whatever happens."""
+
+    def __init__(
+        self,
+        session: ReceiverSession,
+        successor: Successor,
+        work: TargetWork,
+        pool: Pool,
+        options: ReceiveOptions,
+        data_socket: socket.socket,
+        buffer_size: int,
+        tell: Callable[[Callable[[Observer], None]], None],
+        wake_loop: Callable[[], None],
+    ) -> None:
+        """Reserve what a session needs.
+
+        Args:
+            session: its machine, which only this thread touches until it has ended.
+            successor: knows whether the same image is announced anew.
+            work: what is done to the target.
+            pool: memory for the image's slices.
+            options: what a person chose.
+            data_socket: joined to the data group; stays its owner's to close.
+            buffer_size: bytes that the kernel granted it.
+            tell: tells an observer something, from this thread.
+            wake_loop: called, from this thread, when there is something in ``outbox`` or it has ended.
+        """
+        self.outbox: collections.deque[tuple[bytes, tuple[str, int]]] = collections.deque()
+        """Control datagrams to send, and where to."""
+        self.ended_ns: int | None = None
+        """When the session was over; None while it is not."""
+        self.error: GhostcastError | None = None
+        """Why this receiver itself gave up, if it did."""
+        self.crash: BaseException | None = None
+        """What this thread died of, if it did."""
+        self._session = session
+        self._successor = successor
+        self._work = work
+        self._options = options
+        self._socket = data_socket
+        self._tell = tell
+        self._wake_loop = wake_loop
+        self._inbox: collections.deque[bytes] = collections.deque()
+        self._interrupted = False
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        announce = session.found.announce
+        self._receiver = BatchReceiver(data_socket, announce.symbol_size, self._wake_out)
+        self._gather = buffer_size >= GATHER_BUFFER_SIZE
+        self._fetched_ns = 0
+        manifest, image = limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE
+        self._memory = {
+            manifest: ObjectMemory(session.partition(manifest), session.assembly(manifest)),
+            image: ObjectMemory(session.partition(image), session.assembly(image), pool),
+        }
+        self._stages = options.stages
+        self._codec = Codec(Code(announce.source_symbols), load_kernel())
+        self._workers: WorkerPool[_Result] = WorkerPool(worker_count(), self._wake)
+        self._to_decode: dict[int, list[int]] = {object_id: [] for object_id in self._memory}
+        self._paused = False
+        self._drops_seen = sockets.socket_state(data_socket).dropped
+        self._drops_due_ns = 0
+        self._loss_rng = np.random.default_rng()
+        self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
+
+    # --- from the loop's thread -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def deliver(self, datagrams: Iterable[bytes]) -> None:
+        """Hand over control datagrams of this session's sender."""
+        self._inbox.extend(datagrams)
+        self._wake()
+
+    def interrupt(self) -> None:
+        """Give up as soon as possible and tell the sender."""
+        self._interrupted = True
+        self._wake()
+
+    def join(self) -> None:
+        """Wait for the end."""
+        self._thread.join()
+
+    def close(self) -> None:
+        """Let go of what it holds; only after ``join``."""
+        self._wake_in.close()
+        self._wake_out.close()
+
+    def _wake(self) -> None:
+        """Interrupt the wait for datagrams, from any thread."""
+        # A full socket means that it is awake already, a closed one that it has ended.
+        with contextlib.suppress(OSError):
+            self._wake_in.send(b"\0")
+
+    # --- the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        """Work until the session has ended."""
+        try:
+            self._work.join(self._session, self._workers.submit)
+            while self._session.state is not ReceiverState.ENDED:
+                self._turn()
+        except GhostcastError as error:
+            self._give_up(error)
+            self._send_out()
+        except BaseException as error:
+            self.crash = error
+            self._session.fail("internal error in this receiver")
+            self._send_out()
+        finally:
+            self._workers.close()
+            self.ended_ns = time.monotonic_ns()
+            self._wake_loop()
+
+    def _turn(self) -> None:
+        session = self._session
+        fill = session.assembly(limits.OBJECT_IMAGE).fill
+        self._paused = fill > (RESUME_FILL if self._paused else PAUSE_FILL)
+        batch = self._fetch()
+        now = time.monotonic_ns()
+        if batch is not None:
+            self._take_batch(batch, now)
+        with self._stages("session"):
+            self._drive_session(now)
+        if batch is None:
+            self._wait(now)
+        elif self._gather and batch.messages < self._receiver.slot_count // 2:
+            with self._stages("wait"):
+                time.sleep(gather_s(len(batch.headers), (now - self._fetched_ns) / limits.SECOND_NS))
+        self._fetched_ns = now
+
+    def _fetch(self) -> Batch | None:
+        if self._paused:
+            return None
+        with self._stages("receive"):
+            batch = self._receiver.fetch()
+        if batch is not None:
+            self._stages.count("receive", batch.size)
+        return batch
+
+    def _drive_session(self, now: int) -> None:
+        """Tell the machine everything but data, and do what it asks."""
+        session = self._session
+        while self._inbox:
+            session.receive_datagram(self._inbox.popleft(), now)
+        for result in self._workers.take():
+            if self._paused:
+                session.data_unread(now)  # a target that gets on, however slowly, is not deaf
+            self._take_result(result, now)
+        if now >= self._drops_due_ns:
+            self._count_drops(now)
+        if (due := session.next_timeout()) is not None and now >= due:
+            session.handle_timeout(now)
+        if self._interrupted:
+            session.fail("stopped by its operator")
+        self._heed_successor(now)
+        while (event := session.poll_event()) is not None:
+            self._handle(event)
+        self._submit_decoding()
+        self._send_out()
+
+    def _heed_successor(self, now: int) -> None:
+        """Where the sender is silent and the same image is announced anew, go there without waiting any longer."""
+        if self._successor.found is not None:
+            self._session.sender_replaced(now)
+
+    def _wait(self, now: int) -> None:
+        due = self._session.next_timeout()
+        if due is None:
+            return
+        with self._stages("wait"):
+            self._receiver.wait(min((due - now) / limits.MILLISECOND_NS, WAIT_MAX_MS), data=not self._paused)
+
+    def _send_out(self) -> None:
+        session, outbox = self._session, self.outbox
+        before = len(outbox)
+        while (datagram := session.poll_transmit()) is not None:
+            outbox.append((datagram, session.found.control_address))
+        while (datagram := session.poll_group_transmit()) is not None:
+            outbox.append((datagram, (limits.DISCOVERY_GROUP, self._options.port)))
+        if len(outbox) > before:
+            self._wake_loop()
+
+    def _take_batch(self, batch: Batch, now: int) -> None:
+        for datagram in batch.control:
+            self._session.receive_datagram(datagram, now)
+        headers, kept = batch.headers, None
+        if not len(headers):
+            return
+        if self._options.inject_loss:
+            kept = np.flatnonzero(self._loss_rng.random(len(headers)) >= self._options.inject_loss)
+            headers = headers[kept]
+            if not len(headers):
+                return
+        with self._stages("place", len(headers) * wire.DATA_HEADER_SIZE):
+            placements = self._session.receive_symbols(headers, now)
+        for placement in placements:
+            indices = _compose(kept, placement.indices)
+            rows = self._memory[placement.object_id].rows
+            with self._stages("scatter", len(placement.rows) * rows.shape[1]):
+                self._receiver.scatter(batch, indices, placement.rows, rows)
+
+    def _count_drops(self, now: int) -> None:
+        self._drops_due_ns = now + DROPS_INTERVAL_NS
+        state = sockets.socket_state(self._socket)
+        self._session.backlog = state.backlog
+        if state.dropped != self._drops_seen:
+            # A kernel buffer is a whole batch where segmentation offload joins datagrams.
+            count = (state.dropped - self._drops_seen) & 0xFFFFFFFF
+            self._session.host_dropped(round(count * self._receiver.joined_average))
+            self._drops_seen = state.dropped
+
+    # --- work -----------------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Welcomed(receiver_index=receiver_index):
+                self._tell(lambda observer: observer.welcomed(receiver_index))
+            case SliceToDecode():
+                self._to_decode[event.object_id].append(event.slice_index)
+            case ExtentReady(object_id=limits.OBJECT_MANIFEST):
+                self._workers.submit(self._manifest_job())
+            case ExtentReady():
+                memory = self._memory[limits.OBJECT_IMAGE]
+                self._workers.submit(self._work.chunk_job(memory, event.extent))
+            case AllWritten():
+                self._work.all_written(time.monotonic_ns())
+            case Ended():
+                pass
+
+    def _submit_decoding(self) -> None:
+        """Hand the slices that became complete together to the workers, some to each."""
+        for object_id, slices in self._to_decode.items():
+            last = self._session.partition(object_id).slice_count - 1
+            whole = [slice_index for slice_index in slices if slice_index != last]
+            for start in range(0, len(whole), DECODED_TOGETHER_MAX):
+                self._workers.submit(self._decode_job(object_id, whole[start : start + DECODED_TOGETHER_MAX]))
+            if len(whole) < len(slices):
+                self._workers.submit(self._decode_job(object_id, [last]))
+            slices.clear()
+
+    def _decode_job(self, object_id: int, slices: list[int]) -> Callable[[], _Result]:
+        assembly = self._session.assembly(object_id)
+        indices = np.array(slices)
+        erasures = assembly.erasures(indices)
+        source_rows = [assembly.source_rows(slice_index) for slice_index in slices]
+        repair_rows = assembly.rows_of(indices[erasures.slices], erasures.repair_esis)
+        memory = self._memory[object_id]
+
+        def job() -> _Result:
+            with self._stages("decode", sum(map(len, source_rows)) * assembly.partition.symbol_size):
+                decode_slices(memory, self._codec, source_rows, repair_rows, erasures)
+            return _SlicesDecoded(object_id, slices)
+
+        return job
+
+    def _manifest_job(self) -> Callable[[], _Result]:
+        announce = self._session.found.announce
+        memory = self._memory[limits.OBJECT_MANIFEST]
+
+        def job() -> _Result:
+            return _ManifestRead(
+                read_manifest(
+                    memory, announce.manifest_size, announce.manifest_digest, announce.raw_size, announce.stream_size
+                )
+            )
+
+        return job
+
+    def _take_result(self, result: _Result | BaseException, now: int) -> None:
+        session = self._session
+        if session.state is ReceiverState.ENDED:
+            return
+        match result:
+            case _SlicesDecoded():
+                for slice_index in result.slices:
+                    session.slice_decoded(result.object_id, slice_index)
+            case _ManifestRead():
+                session.extent_checked(limits.OBJECT_MANIFEST, 0, good=result.manifest is not None)
+                if result.manifest is not None:
+                    self._take_manifest(result.manifest)
+            case ChunkChecked():
+                session.extent_checked(limits.OBJECT_IMAGE, result.chunk, good=result.good)
+            case Prepared() | Flushed() | Fitted() | Compared():
+                try:
+                    self._work.take(result, now)
+                except TargetError as error:
+                    self._give_up(error)
+            case GhostcastError():
+                self._give_up(result)
+            case _:
+                raise result
+
+    def _take_manifest(self, manifest: Manifest) -> None:
+        try:
+            self._work.take_manifest(manifest)
+        except TargetError as error:
+            self._give_up(error)
+            return
+        self._tell(lambda observer: observer.manifest(manifest))
+
+    def _give_up(self, error: GhostcastError) -> None:
+        self.error = error
+        self._session.fail(str(error))
+
+
+def gather_s(datagrams: int, elapsed_s: float) -> float:
+    """Return how long to wait, so that the next fetch brings enough, after one that brought ``datagrams``.
+
+    Args:
+        datagrams: data datagrams of the last fetch.
+        elapsed_s: time since the fetch before it.
+    """
+    if datagrams <= GATHER_TRICKLE:
+        return GATHER_MIN_S
+    return min(max(GATHER_DATAGRAMS * elapsed_s / datagrams, GATHER_MIN_S), GATHER_MAX_S)
+
+
+def _compose(outer: npt.NDArray[np.int64] | None, inner: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64] | None:
+    """Return the indices that choose ``inner`` among what ``outer`` chose; None stands for everything."""
+    if outer is None or inner is None:
+        return inner if outer is None else outer
+    return outer[inner]
