@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ghostcast.image.frame import FrameDecoder
+from ghostcast.image.readback import chunk_ranges
 from ghostcast.image.target import Target
 from ghostcast.image.unused import Unused, treat_unused
 from ghostcast.stages import OFF, Stages
@@ -154,10 +155,7 @@ class ChunkWriter:
 
     def _ranges(self, chunks: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         """Return offset and size of the raw ranges of these chunks (ascending), neighbours together."""
-        if not len(chunks):
-            return
-        for run in np.split(chunks, np.flatnonzero(np.diff(chunks) != 1) + 1):
-            start, stop = self._manifest.raw_range(int(run[0]))[0], self._manifest.raw_range(int(run[-1]))[1]
+        for start, stop in chunk_ranges(self._manifest, chunks):
             for offset in range(start, stop, RANGE_SIZE_MAX):
                 yield offset, min(RANGE_SIZE_MAX, stop - offset)
 

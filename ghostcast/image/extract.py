@@ -21,6 +21,7 @@ from ghostcast.image import layout
 from ghostcast.image.fit import Fit
 from ghostcast.image.frame import FrameDecoder
 from ghostcast.image.pipeline import Progress, ordered
+from ghostcast.image.readback import chunk_ranges
 from ghostcast.image.reader import ImageFile
 from ghostcast.image.target import Target
 from ghostcast.image.unused import Unused, treat_unused
@@ -74,6 +75,8 @@ def extract_image(
         target.require(manifest.target_size_min, _data_size(manifest))
         fit.check()
         target.begin(manifest.raw_size, manifest.second_table_size)
+        for start, stop in chunk_ranges(manifest, np.flatnonzero(manifest.transferred)):
+            target.reserve(start, stop - start)
         restore = _Restore(image, target, unused, progress, worker_count)
         try:
             if target.is_block_device and manifest.chunk_count and not manifest.flags[0] & FLAG_UNUSED:

@@ -13,6 +13,7 @@ import pytest
 
 from ghostcast.image.extract import extract_image
 from ghostcast.image.reader import ImageFile
+from ghostcast.image.target import Target
 from protocol.errors import ExitStatus, ImageError, TargetError
 from protocol.manifest import FLAG_UNUSED
 from tests.images import CHUNK_SIZE, assemble, extract, make_image
@@ -32,6 +33,27 @@ def test_zero_chunks_become_holes(tmp_path: Path) -> None:
     path = make_image(tmp_path / "image", raw)
     assert extract(path, tmp_path / "disk") == raw
     assert (tmp_path / "disk").stat().st_blocks * 512 <= 100 * CHUNK_SIZE
+
+
+def test_room_is_set_aside_for_data_before_any_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = b"x" * 3 * CHUNK_SIZE + bytes(5 * CHUNK_SIZE) + b"y" * (CHUNK_SIZE + 9)
+    path = make_image(tmp_path / "image", raw)
+    calls: list[tuple[str, int, int]] = []
+    reserve, write = Target.reserve, Target.write
+
+    def reserving(target: Target, offset: int, length: int) -> None:
+        calls.append(("reserve", offset, length))
+        reserve(target, offset, length)
+
+    def writing(target: Target, offset: int, data: memoryview, chunk_index: int | None = None) -> None:
+        calls.append(("write", offset, len(data)))
+        write(target, offset, data, chunk_index)
+
+    monkeypatch.setattr(Target, "reserve", reserving)
+    monkeypatch.setattr(Target, "write", writing)
+    assert extract(path, tmp_path / "disk") == raw
+    assert calls[:2] == [("reserve", 0, 3 * CHUNK_SIZE), ("reserve", 8 * CHUNK_SIZE, CHUNK_SIZE + 9)]
+    assert {call[0] for call in calls[2:]} == {"write"}
 
 
 def test_a_file_is_not_replaced_unless_forced(tmp_path: Path) -> None:
