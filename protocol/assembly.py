@@ -1,13 +1,12 @@
 """Which symbols of an object a receiver holds, in which buffer rows, and what is still missing: bookkeeping by batch.
 
 Knows rows, not memory: the engine owns a buffer with the rows that ``place`` names and moves the payloads there; the
-simulator moves nothing. Slices live in a ring: slice ``s`` occupies slot ``s % slots``, so that consecutive slices are
-consecutive in memory and a chunk's frame is one contiguous range (or two, where the ring ends).
+simulator moves nothing. Slices live in the slots of a ``Ring``: consecutive ones are mostly consecutive in memory.
 
 Invariants: a slot holds symbols of exactly one slice; a row is written only while its slice is incomplete; memory never
-grows: when a slice that is being sent whole needs an occupied slot, the old slice is forgotten and is simply missing
-again. A *pinned* slice, one that a worker reads, is never forgotten; the newcomer's symbols are dropped instead and
-counted. Repair symbols alone never take an occupied slot: a slice of which nothing is held cannot be made from them.
+grows: when a slice that is being sent whole needs a slot and none is free, another slice is forgotten and is simply
+missing again. A *pinned* slice, one that a worker reads, is never forgotten; the newcomer's symbols are dropped instead
+and counted. Repair symbols alone never take another's slot: a slice of which nothing is held cannot be made from them.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import numpy.typing as npt
 from protocol import limits, symbols
 from protocol.erasures import Erasures
 from protocol.partition import Partition
+from protocol.ring import Ring
 from protocol.symbols import SymbolBatch
 
 Int64Array = npt.NDArray[np.int64]
@@ -33,6 +33,9 @@ _ROW_BYTES = -(-(limits.CODE_LENGTH + 1) // 64) * 8
 
 _SPARSE = 8
 """A table over all slices between the first and the last of a batch may be this many times as long as the batch."""
+
+_SLOTS_FIRST_MIN = 16
+"""Fewer slots in turn than this would be too few for the windows of a fast stream."""
 
 _NO_SLICES: Int64Array = np.empty(0, np.int64)
 
@@ -141,13 +144,16 @@ class AssemblyCounters:
 class Assembly:
     """The state of one object at one receiver."""
 
-    def __init__(self, partition: Partition, slots: int, wanted: npt.NDArray[np.bool_]) -> None:
+    def __init__(
+        self, partition: Partition, slots: int, wanted: npt.NDArray[np.bool_], *, slots_first: int | None = None
+    ) -> None:
         """Begin with nothing held.
 
         Args:
             partition: how the object is cut.
-            slots: size of the ring in slices, at least 1; more than the object has are not used.
+            slots: slices that there is memory for, at least 1; more than the object has are not used.
             wanted: ``bool[slice_count]``.
+            slots_first: slots to make do with as long as they suffice; None for as many as are good for caches.
         """
         self.partition = partition
         self.slots = max(1, min(slots, partition.slice_count))
@@ -156,7 +162,9 @@ class Assembly:
         self.row_count = self.trash_row + 1
         self._geometry = _Geometry(self.slots, partition.source_symbols, self.trash_row)
         self.state = np.where(wanted, _MISSING, _UNWANTED).astype(np.uint8)
-        self._owner = np.full(self.slots, -1, np.int64)
+        if slots_first is None:
+            slots_first = max(_SLOTS_FIRST_MIN, limits.RING_SIZE_FIRST // partition.slice_size)
+        self._ring = Ring(partition.slice_count, self.slots, slots_first)
         self._have = np.zeros((self.slots, _ROW_BYTES), np.uint8)
         """One bit per ESI, lowest bit first: a fleet of simulated receivers has thousands of these."""
         self._count = np.zeros(self.slots, np.int64)
@@ -216,15 +224,14 @@ class Assembly:
         if not isinstance(ends, int):
             window_ends = np.zeros(len(slices), np.int64)
             np.maximum.at(window_ends, local, ends)
-        slots = slices % self.slots
+        slots = self._ring.locate(slices)
         active = self.state[slices] == _MISSING
-        foreign = active & (self._owner[slots] != slices)
+        foreign = active & (slots < 0)
         if foreign.any():
-            self._claim_all(batch, slices, slots, local, window_ends, foreign)
-            mine = self._owner[slots] == slices
-            self.counters.pool_full += int(per_slice[active & ~mine & (self._pins[slots] > 0)].sum())
-            active &= mine & (self.state[slices] == _MISSING)
-        touched = slices[self._owner[slots] == slices]
+            self._claim_all(batch, slices, local, per_slice, window_ends, np.flatnonzero(foreign))
+            slots = self._ring.locate(slices)
+            active &= slots >= 0
+        touched = slices[slots >= 0]
         esis = batch.esis
         chosen: Int64Array | None = None
         if not active.all():
@@ -268,59 +275,58 @@ class Assembly:
         self,
         batch: SymbolBatch,
         slices: Int64Array,
-        slots: Int64Array,
         local: Int64Array,
+        per_slice: Int64Array,
         window_ends: Int64Array | int,
-        foreign: npt.NDArray[np.bool_],
+        newcomers: Int64Array,
     ) -> None:
-        """Give slots to the slices that have none, where they may have one.
-
-        A slice whose own window is still under way keeps its slot: two slices of one window that share a slot would
-        take it from one another at every symbol, and neither would ever be complete.
-        """
-        free = foreign & (self._owner[slots] < 0)
-        if int(slices[-1]) - int(slices[0]) >= self.slots:
-            # Two of them may share a slot. The first takes it; the other is of the same window, mostly.
-            claiming = free.copy()
-        else:
-            claimed = slots[free]
-            self._owner[claimed] = slices[free]
-            self._end_sequence[claimed] = window_ends if isinstance(window_ends, int) else window_ends[free]
-            claiming = np.zeros(len(slices), np.bool_)
-        occupied = foreign & ~free & (self._end_sequence[slots] < window_ends)
-        if occupied.any():
+        """Give slots to the slices that have none (``newcomers``: which of ``slices``), where they may have one."""
+        given = self._ring.give(slices[newcomers])
+        slots = self._ring.locate(slices[newcomers[:given]])
+        self._have[slots] = 0
+        self._count[slots] = 0
+        self._end_sequence[slots] = window_ends if isinstance(window_ends, int) else window_ends[newcomers[:given]]
+        if given < len(newcomers):
             sources = np.bincount(local[batch.esis < self.partition.source_symbols], minlength=len(slices))
-            claiming |= occupied & (sources > 0)
-        for index in np.flatnonzero(claiming).tolist():
-            end = window_ends if isinstance(window_ends, int) else int(window_ends[index])
-            self._claim(int(slices[index]), end)
-        self._frontier = max(self._frontier, int(slices[foreign][-1]) + 1)
+            for index in newcomers[given:].tolist():
+                end = window_ends if isinstance(window_ends, int) else int(window_ends[index])
+                if sources[index] and not self._claim(int(slices[index]), end):
+                    self.counters.pool_full += int(per_slice[index])
+        self._frontier = max(self._frontier, int(slices[newcomers[-1]]) + 1)
 
-    def _claim(self, slice_index: int, end_sequence: int) -> None:
-        """Give a slot to a new slice, if whoever holds it may be forgotten.
+    def _claim(self, slice_index: int, end_sequence: int) -> bool:
+        """Give the slot of another slice to a new one, if any may be forgotten; False if only workers forbid that.
 
-        While the stream goes forward, the newer slice wins: the older one waits for a repair that may take long. Among
+        While the stream goes forward, the newer slice wins: the oldest one waits for a repair that may take long. Among
         slices that are sent again, the one that comes first in the image wins. If the newer won there too, slices that
         wait for a neighbour would push one another out, pass after pass; so, the first incomplete chunk is complete
         after the next pass, whatever the others do.
-        """
-        slot = slice_index % self.slots
-        old = int(self._owner[slot])
-        if self._pins[slot] or (old >= 0 and self._end_sequence[slot] >= end_sequence):
-            return
-        if 0 <= old < slice_index < self._frontier:
-            return
-        if old >= 0:
-            self.counters.forgotten += 1
-            if self.state[old] == _COMPLETE:
-                self.state[old] = _MISSING
-                self.missing_count += 1
-                self._lost_complete.append(old)
-        self._clear(slot, slice_index)
-        self._end_sequence[slot] = end_sequence
 
-    def _clear(self, slot: int, owner: int) -> None:
-        self._owner[slot] = owner
+        A slice whose own window is still under way keeps its slot: two slices of one window that want the same slot
+        would take it from one another at every symbol, and neither would ever be complete.
+        """
+        owner = self._ring.owner
+        forward = slice_index >= self._frontier
+        behind = self._end_sequence < end_sequence
+        if not forward:
+            behind &= owner > slice_index
+        idle = np.flatnonzero(behind & (self._pins == 0))
+        if not len(idle):
+            return not behind.any()
+        slot = int(idle[np.argmin(owner[idle]) if forward else np.argmax(owner[idle])])
+        old = int(owner[slot])
+        self.counters.forgotten += 1
+        if self.state[old] == _COMPLETE:
+            self.state[old] = _MISSING
+            self.missing_count += 1
+            self._lost_complete.append(old)
+        self._let_go(slot)
+        self._ring.give(np.array([slice_index]))
+        self._end_sequence[slot] = end_sequence
+        return True
+
+    def _let_go(self, slot: int) -> None:
+        self._ring.let_go(slot)
         self._have[slot] = 0
         self._count[slot] = 0
         self._end_sequence[slot] = 0
@@ -334,9 +340,34 @@ class Assembly:
 
     def slot_of(self, slice_index: int) -> int:
         """Return the slot of a slice that is in the ring."""
-        slot = slice_index % self.slots
-        assert self._owner[slot] == slice_index
+        slot = int(self._ring.place[slice_index])
+        assert slot >= 0
         return slot
+
+    def slots_of(self, slices: Int64Array) -> Int64Array:
+        """Return the slots of slices that are in the ring."""
+        return self._ring.locate(slices)
+
+    @property
+    def slots_in_turn(self) -> int:
+        """Slots that the ring uses now: the first ones."""
+        return self._ring.size
+
+    def ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return where bytes ``[start, stop)`` of the object, all of whose slices are in the ring, lie in its rows.
+
+        Returns:
+            half-open ranges of bytes from the first row on, in order, neighbours joined: usually one.
+        """
+        size = self.partition.slice_size
+        found: list[tuple[int, int]] = []
+        for slice_index in range(start // size, -(-stop // size) if stop > start else 0):
+            offset = (self.slot_of(slice_index) - slice_index) * size
+            piece = offset + max(start, slice_index * size), offset + min(stop, (slice_index + 1) * size)
+            if found and found[-1][1] == piece[0]:
+                piece = found.pop()[0], piece[1]
+            found.append(piece)
+        return found
 
     def erasures(self, slices: Int64Array) -> Erasures:
         """Return what complete slices lack, and which of their repair symbols to use.
@@ -344,8 +375,8 @@ class Assembly:
         Args:
             slices: ``int64[n]``: slices to decode; the short last slice, if among them, alone.
         """
-        slots = slices % self.slots
-        assert (self._owner[slots] == slices).all()
+        slots = self._ring.locate(slices)
+        assert (slots >= 0).all()
         count = int(self.partition.symbols_of(slices[:1])[0])
         have = np.unpackbits(self._have[slots], axis=1, bitorder="little")
         return Erasures.of_bits(have, self.partition.source_symbols, count)
@@ -358,7 +389,7 @@ class Assembly:
 
     def rows_of(self, slices: Int64Array | int, esis: Int64Array) -> Int64Array:
         """Return the buffer rows of symbols of slices that are in the ring."""
-        return self._geometry.rows(slices % self.slots, esis)
+        return self._geometry.rows(self._ring.locate(np.asarray(slices)), esis)
 
     def pin(self, slice_index: int) -> None:
         """Keep a slice in the ring until ``unpin``; pins are counted."""
@@ -378,10 +409,10 @@ class Assembly:
         if self.state[slice_index] == _MISSING:
             self.missing_count -= 1
         self.state[slice_index] = _UNWANTED
-        slot = slice_index % self.slots
-        if self._owner[slot] == slice_index:
+        slot = int(self._ring.place[slice_index])
+        if slot >= 0:
             assert not self._pins[slot]
-            self._clear(slot, -1)
+            self._let_go(slot)
 
     def unwant(self, needed: npt.NDArray[np.bool_]) -> None:
         """Give up every slice that is not needed, except those that a worker reads (see ``busy``).
@@ -390,12 +421,13 @@ class Assembly:
             needed: ``bool[slice_count]``.
         """
         idle = ~needed
-        idle[self._owner[(self._owner >= 0) & (self._pins > 0)]] = False
-        owners = self._owner[self._owner >= 0]
+        owner = self._ring.owner
+        idle[owner[self._pins > 0]] = False
         self.missing_count -= int(np.count_nonzero(self.state[idle] == _MISSING))
         self.state[idle] = _UNWANTED
-        for slice_index in owners[idle[owners]].tolist():
-            self._clear(slice_index % self.slots, -1)
+        taken = np.flatnonzero(owner >= 0)
+        for slot in taken[idle[owner[taken]]].tolist():
+            self._let_go(slot)
 
     def reset(self, slice_index: int) -> None:
         """The slice's bytes turned out to be wrong: hold nothing of it, want all of it."""
@@ -404,7 +436,7 @@ class Assembly:
         assert self.state[slice_index] == _COMPLETE
         self.state[slice_index] = _MISSING
         self.missing_count += 1
-        self._clear(slot, -1)
+        self._let_go(slot)
 
     def mark_decoded(self, slice_index: int) -> None:
         """All source rows of a complete slice are filled in: it needs no repair symbols any more."""
@@ -415,12 +447,12 @@ class Assembly:
 
     def busy(self, slice_index: int) -> bool:
         """Whether a slice is in the ring and pinned."""
-        slot = slice_index % self.slots
-        return bool(self._owner[slot] == slice_index and self._pins[slot])
+        slot = int(self._ring.place[slice_index])
+        return slot >= 0 and bool(self._pins[slot])
 
     def complete_slices(self) -> list[int]:
         """Return the slices that are complete and in the ring, ascending."""
-        owners = np.sort(self._owner[self._owner >= 0])
+        owners = np.sort(self._ring.owner[self._ring.owner >= 0])
         found: list[int] = owners[self.state[owners] == _COMPLETE].tolist()
         return found
 
@@ -445,8 +477,9 @@ class Assembly:
 
     def partial_deficits(self, closed_sequence: int) -> tuple[Int64Array, Int64Array]:
         """Return ``(slices, deficits)`` of slices held in part whose windows have passed ``closed_sequence``."""
-        occupied = np.flatnonzero((self._owner >= 0) & (self._end_sequence <= closed_sequence))
-        slices = self._owner[occupied]
+        owner = self._ring.owner
+        occupied = np.flatnonzero((owner >= 0) & (self._end_sequence <= closed_sequence))
+        slices = owner[occupied]
         missing = self.state[slices] == _MISSING
         slices, counts = slices[missing], self._count[occupied[missing]]
         order = np.argsort(slices)
@@ -455,24 +488,26 @@ class Assembly:
 
     def in_ring(self, slices: Int64Array) -> npt.NDArray[np.bool_]:
         """Return which slices own their slot."""
-        owned: npt.NDArray[np.bool_] = self._owner[slices % self.slots] == slices
-        return owned
+        held: npt.NDArray[np.bool_] = self._ring.place[slices] >= 0
+        return held
 
     def deficits_of(self, slices: Int64Array) -> Int64Array:
         """Return how many symbols each slice lacks; 0 where it is not missing."""
-        held = np.where(self.in_ring(slices), self._count[slices % self.slots], 0)
+        slots = self._ring.locate(slices)
+        held = np.where(slots >= 0, self._count[slots], 0)
         lacking: Int64Array = np.where(self.state[slices] == _MISSING, self.partition.symbols_of(slices) - held, 0)
         return lacking
 
     def end_sequences(self, slices: Int64Array) -> Int64Array:
         """Return where the last window of each slice in the ring ended."""
-        return self._end_sequence[slices % self.slots]
+        return self._end_sequence[self._ring.locate(slices)]
 
     def wholly_missing(self, start: int, stop: int) -> Int64Array:
         """Return the wanted slices in ``[start, stop)`` of which nothing is held, ascending.
 
-        Those whose slot an earlier slice holds are left out: until that one is done, they would be dropped on arrival.
+        Where earlier slices hold all slots, later ones are left out: until one is done, they would be dropped on
+        arrival.
         """
         slices = np.flatnonzero(self.state[start:stop] == _MISSING) + start
-        owners = self._owner[slices % self.slots]
-        return slices[(owners < 0) | (owners > slices)]
+        slices = slices[self._ring.place[slices] < 0]
+        return slices[slices < self._ring.owner.max()] if self._ring.full else slices

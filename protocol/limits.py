@@ -150,4 +150,5 @@ RATE_CEILING_BYTES_PER_S = 100_000 * MEGABIT
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 POOL_SIZE_DEFAULT = 144 * MIB  # a receiver's slice buffers; as much again for repair symbols at extreme loss
+RING_SIZE_FIRST = 16 * MIB  # of it, used as long as that suffices: what processors cache, and a few windows
 INBOX_DATAGRAMS_MAX = 4096  # control datagrams waiting for the machine; beyond it the newest is dropped and counted

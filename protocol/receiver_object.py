@@ -70,7 +70,7 @@ class ReceiverObject:
 
     def _held(self, slices: Int64Array, closed: int, hold_off_ns: int, now: int) -> npt.NDArray[np.bool_]:
         """Return for which of these slices, held in part, the answer may still come."""
-        slots = slices % self.assembly.slots
+        slots = self.assembly.slots_of(slices)
         waited_ns = now - self.held_ns[slots]
         asked = (waited_ns < hold_off_ns) & (self.held_end[slots] == self.assembly.end_sequences(slices))
         # Repairs stand in line behind what is laid out already, earlier repairs of the same slice too: on a slow link,
@@ -91,7 +91,7 @@ class ReceiverObject:
         """
         assembly = self.assembly
         in_ring = slices[assembly.in_ring(slices)]
-        slots = in_ring % assembly.slots
+        slots = assembly.slots_of(in_ring)
         self.held_ns[slots] = now
         self.held_slice[slots] = in_ring
         self.held_sequence[slots] = sequence

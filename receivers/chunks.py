@@ -20,6 +20,7 @@ from ghostcast.image.frame import FrameDecoder
 from ghostcast.image.readback import chunk_ranges
 from ghostcast.image.target import Target
 from ghostcast.image.unused import Unused, treat_unused
+from ghostcast.net import libc
 from ghostcast.stages import OFF, Stages
 from protocol import limits
 from protocol.assembly import Assembly
@@ -35,51 +36,56 @@ was interrupted goes on."""
 
 
 class Pool:
-    """Memory for the image's slices, provided by the kernel before there is any data to put in.
+    """Memory for the image's slices, of which what will be used first is provided before there is any data to put in.
 
-    Left to the first data, page faults slow the first tenths of a second of a fast session to a third. The first half
-    is for source symbols; the second, for repair symbols, is touched only where they arrive.
+    Left to the data, page faults slow the first tenths of a second of a fast session to a third. The first half is for
+    source symbols; the second, for repair symbols, is touched only where they arrive.
     """
 
     def __init__(self, size: int) -> None:
-        """Reserve ``size`` bytes for source symbols and as much again, and begin to touch the former."""
+        """Reserve ``size`` bytes for source symbols and as much again, and begin to provide the first of the former."""
         self._memory = np.zeros(2 * size + limits.SYMBOL_SIZE_MAX, np.uint8)
         self._size = size
-        self._thread = threading.Thread(target=self._touch, name="pool", daemon=True)
-        self._thread.start()
+        self._provided = 0
+        self.provide(limits.RING_SIZE_FIRST)
 
-    def _touch(self) -> None:
-        self._memory[: self._size : mmap.PAGESIZE] = 0
+    def provide(self, size: int) -> None:
+        """Have the first ``size`` bytes provided, in the background."""
+        start = self._memory.__array_interface__["data"][0]
+        begin = _page_of(start + self._provided)
+        self._provided = max(self._provided, min(size, self._size))
+        end = _page_of(start + self._provided)
+        if begin < end:
+            threading.Thread(target=libc.populate, args=(begin, end - begin), name="pool", daemon=True).start()
 
     def take(self, row_count: int, symbol_size: int) -> npt.NDArray[np.uint8]:
         """Return ``uint8[row_count, symbol_size]``, once; freshly reserved where it is more than the pool holds."""
-        self._thread.join()
         if row_count * symbol_size > len(self._memory):
             return np.zeros((row_count, symbol_size), np.uint8)
         return self._memory[: row_count * symbol_size].reshape(row_count, symbol_size)
 
 
+def _page_of(address: int) -> int:
+    return address - address % mmap.PAGESIZE
+
+
 class ObjectMemory:
-    """The buffer of one object: its ring of source rows, its repair rows, one row for what is not wanted."""
+    """The buffer of one object: the slots of its slices, its repair rows, one row for what is not wanted."""
 
     def __init__(self, partition: Partition, assembly: Assembly, pool: Pool | None = None) -> None:
         """Lay the object's rows out in the pool, or in memory of their own."""
-        self.partition = partition
+        self.assembly = assembly
         shape = (assembly.row_count, partition.symbol_size)
         self.rows = np.zeros(shape, np.uint8) if pool is None else pool.take(*shape)
         self.symbols = SymbolRows(self.rows)
-        self._ring = self.rows[: assembly.slots * partition.source_symbols].reshape(-1)
+        self._flat = self.rows.reshape(-1)
 
-    def view(self, start: int, stop: int) -> memoryview:
-        """Return bytes ``[start, stop)`` of the object, all of whose slices are in the ring.
-
-        A view without a copy, unless the range passes the end of the ring.
-        """
-        size = len(self._ring)
-        begin, length = start % size, stop - start
-        if begin + length <= size:
-            return self._ring[begin : begin + length].data
-        return np.concatenate((self._ring[begin:], self._ring[: begin + length - size])).data
+    def view(self, ranges: Sequence[tuple[int, int]]) -> memoryview:
+        """Return these half-open ranges of bytes of the rows (``Assembly.ranges``) as one: without a copy, if one."""
+        if len(ranges) == 1:
+            start, stop = ranges[0]
+            return self._flat[start:stop].data
+        return np.concatenate([self._flat[:0], *(self._flat[start:stop] for start, stop in ranges)]).data
 
 
 def decode_slices(
@@ -113,16 +119,14 @@ class ChunkWriter:
         self._manifest = manifest
         self._local = threading.local()
 
-    def check_and_write(self, memory: ObjectMemory, chunk: int) -> bool:
-        """Write one chunk if its frame matches its digest; returns whether it did.
+    def check_and_write(self, frame: memoryview, chunk: int) -> bool:
+        """Write one chunk if ``frame`` matches its digest; returns whether it did.
 
         Raises:
             TargetError: the target failed.
             ImageError: the frame matches its digest and still is not the chunk: the manifest lies.
         """
-        start, stop = self._manifest.stored_range(chunk)
-        frame = memory.view(start, stop)
-        with self._stages("hash", stop - start):
+        with self._stages("hash", len(frame)):
             digest = blake3.blake3(frame).digest()
         if digest != self._manifest.stored_digests[chunk].tobytes():
             return False
@@ -182,13 +186,12 @@ def zero_chunks(manifest: Manifest) -> npt.NDArray[np.int64]:
     return np.flatnonzero((manifest.flags & (FLAG_ZERO | FLAG_UNUSED)) == FLAG_ZERO)
 
 
-def read_manifest(memory: ObjectMemory, size: int, digest: bytes, raw_size: int, stream_size: int) -> Manifest | None:
-    """Return the manifest that was received, or None if it does not match the announced digest.
+def read_manifest(data: bytes, digest: bytes, raw_size: int, stream_size: int) -> Manifest | None:
+    """Return the manifest that ``data`` holds, or None if it does not match the announced digest.
 
     Raises:
         ImageError: it matches, and contradicts itself or the ANNOUNCE.
     """
-    data = bytes(memory.view(0, size))
     if manifest_digest(data) != digest:
         return None
     manifest = Manifest.decode(data)

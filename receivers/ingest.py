@@ -131,6 +131,7 @@ class Ingest:
             manifest: ObjectMemory(session.partition(manifest), session.assembly(manifest)),
             image: ObjectMemory(session.partition(image), session.assembly(image), pool),
         }
+        self._pool = pool
         self._stages = options.stages
         self._codec = Codec(Code(announce.source_symbols), load_kernel())
         self._workers: WorkerPool[_Result] = WorkerPool(worker_count(), self._wake)
@@ -279,6 +280,8 @@ class Ingest:
             rows = self._memory[placement.object_id].rows
             with self._stages("scatter", len(placement.rows) * rows.shape[1]):
                 self._receiver.scatter(batch, indices, placement.rows, rows)
+        image = self._session.assembly(limits.OBJECT_IMAGE)
+        self._pool.provide(image.slots_in_turn * image.partition.slice_size)
 
     def _count_drops(self, now: int) -> None:
         self._drops_due_ns = now + DROPS_INTERVAL_NS
@@ -337,13 +340,11 @@ class Ingest:
     def _manifest_job(self) -> Callable[[], _Result]:
         announce = self._session.found.announce
         memory = self._memory[limits.OBJECT_MANIFEST]
+        ranges = memory.assembly.ranges(0, announce.manifest_size)
 
         def job() -> _Result:
-            return _ManifestRead(
-                read_manifest(
-                    memory, announce.manifest_size, announce.manifest_digest, announce.raw_size, announce.stream_size
-                )
-            )
+            data = bytes(memory.view(ranges))
+            return _ManifestRead(read_manifest(data, announce.manifest_digest, announce.raw_size, announce.stream_size))
 
         return job
 

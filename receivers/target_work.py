@@ -195,9 +195,10 @@ class TargetWork:
         assert copy.writer is not None
         writer = copy.writer
         copy.touched[chunk] = True
+        ranges = memory.assembly.ranges(*copy.manifest.stored_range(chunk))
 
         def job() -> TargetResult:
-            good = writer.check_and_write(memory, chunk)
+            good = writer.check_and_write(memory.view(ranges), chunk)
             copy.right[chunk] |= good  # noted here, for by now the session may be over
             return ChunkChecked(chunk, good)
 

@@ -1,4 +1,4 @@
-"""The system calls that Python does not offer in batches: recvmmsg, sendmmsg, preadv over a prepared vector.
+"""System calls that Python does not offer, or not in batches: recvmmsg, sendmmsg, preadv over a vector, madvise.
 
 Knows structure layouts and nothing of ghostcast. Every call releases the GIL. Where the C library lacks a call the name
 is None, and the caller falls back. Layouts are those of 64-bit Linux; elsewhere the calls count as lacking.
@@ -46,9 +46,14 @@ _recvmmsg = _function("recvmmsg", ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, 
 _sendmmsg = _function("sendmmsg", ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
 _preadv = _function("preadv", ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64)
 
+_madvise = _function("madvise", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
 HAVE_RECVMMSG = _recvmmsg is not None
 HAVE_SENDMMSG = _sendmmsg is not None
 HAVE_PREADV = _preadv is not None
+
+_MADV_POPULATE_WRITE = 23
+"""Linux 5.14; Python has no name for it."""
 
 IOV_MAX = 1024
 """Most vectors one preadv takes (UIO_MAXIOV)."""
@@ -80,6 +85,11 @@ def preadv(descriptor: int, vectors: int, count: int, offset: int) -> int:
     if read < 0:
         _raise()
     return read
+
+
+def populate(address: int, size: int) -> bool:
+    """Have the kernel provide the memory of whole pages now, whatever is in it; False where it does not know how."""
+    return _madvise is not None and _madvise(address, size, _MADV_POPULATE_WRITE) == 0
 
 
 def _raise() -> None:

@@ -6,6 +6,7 @@ losses, duplicates and shuffles, of which the set of symbols alone may decide th
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
@@ -80,15 +81,19 @@ class RingMachine(RuleBasedStateMachine):
     @initialize(
         k=st.integers(1, 4),
         slots=st.integers(1, 6),
+        slots_first=st.integers(1, 3),
         sizes=st.lists(st.integers(1, 300), min_size=1, max_size=12),
         unwanted=st.sets(st.integers(0, 11)),
     )
-    def begin(self, k: int, slots: int, sizes: list[int], unwanted: set[int]) -> None:
+    def begin(self, k: int, slots: int, slots_first: int, sizes: list[int], unwanted: set[int]) -> None:
         offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
         self.partition = Partition(int(offsets[-1]), 64, k)
         wanted = np.array([index not in unwanted for index in range(len(sizes))])
         self.extents = Extents(self.partition, offsets, wanted)
-        self.ring = Assembly(self.partition, slots, self.extents.wanted_slices)
+        self.ring = Assembly(self.partition, slots, self.extents.wanted_slices, slots_first=slots_first)
+        self.offsets = offsets
+        self.pinned: dict[int, int] = {}
+        """Slices that a worker reads, and their slots."""
         self.sequence = 0
         self.decoding: set[int] = set()
         self.decoded: set[int] = set()
@@ -189,6 +194,19 @@ class RingMachine(RuleBasedStateMachine):
         pinned = {s for e in self.checking for s in self.extents.slices_of(e)} | self.decoding
         assert {s for s in every.tolist() if ring.busy(s)} == pinned
         assert round(ring.fill * ring.slots) == len(pinned)
+        held = every[ring.in_ring(every)]
+        slots = dict(zip(held.tolist(), ring.slots_of(held).tolist(), strict=True))
+        assert len(set(slots.values())) == len(slots)
+        assert all(slot == self.pinned.get(s, slot) for s, slot in slots.items())
+        self.pinned = {s: slots[s] for s in pinned}
+        size = self.partition.slice_size
+        for extent in self.checking:
+            start, stop = self.offsets[extent : extent + 2].tolist()
+            pieces = ring.ranges(start, stop)
+            assert [place for piece in pieces for place in range(*piece)] == [
+                slots[offset // size] * size + offset % size for offset in range(start, stop)
+            ]
+            assert all(one[1] != other[0] for one, other in itertools.pairwise(pieces))
         assert self.extents.pending_count == len(self.waiting | self.checking)
         needed = {s for e in self.waiting | self.checking for s in self.extents.slices_of(e)}
         assert needed == set(np.flatnonzero(self.extents.wanted_slices).tolist())

@@ -305,8 +305,8 @@ class Memory:
 
     def bytes_of(self, start: int, stop: int) -> bytes:
         """Return bytes ``[start, stop)`` of the object, all of whose slices are in the ring."""
-        ring = self.rows[: self.assembly.slots * self.partition.source_symbols].reshape(-1)
-        return ring.take(np.arange(start, stop), mode="wrap").tobytes()
+        flat = self.rows.reshape(-1)
+        return b"".join(flat[begin:end].tobytes() for begin, end in self.assembly.ranges(start, stop))
 
 
 class ReceiverNode:

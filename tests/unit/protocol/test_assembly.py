@@ -38,6 +38,7 @@ def complete(ring: Assembly, slice_index: int, end: int = 100) -> None:
 def test_source_rows_of_a_slice_are_consecutive_and_repair_rows_lie_behind_esi_by_esi() -> None:
     ring = assembly()
     repairs = 255 - K
+    put(ring, (0, 0))
     rows = put(ring, (1, 0), (1, 3), (1, K), (1, 254))
     assert rows.tolist() == [K, K + 3, 3 * K + 1, 3 * K + 3 * (repairs - 1) + 1]
     assert ring.trash_row == 3 * (K + repairs) == ring.row_count - 1
@@ -89,35 +90,37 @@ def test_duplicates_and_surplus_go_to_the_trash() -> None:
 def test_while_the_stream_goes_forward_the_newer_slice_takes_the_slot() -> None:
     ring = assembly()
     complete(ring, 0, end=10)
+    put(ring, (1, 0), (2, 0), end=15)
     put(ring, (3, 0), end=20)
     assert ring.take_lost_complete() == [0]
     assert ring.take_lost_complete() == []
     assert ring.state[0] == SliceState.MISSING
     assert ring.missing_count == 6
     assert ring.counters.forgotten == 1
-    assert ring.deficits_of(np.array([0, 3])).tolist() == [K, K - 1]
+    assert ring.deficits_of(np.array([0, 1, 3])).tolist() == [K, K - 1, K - 1]
 
 
 def test_slices_of_one_window_do_not_take_a_slot_from_one_another() -> None:
     ring = assembly()
-    rows = put(ring, (0, 0), (3, 0), (0, 1), (3, 1), end=50)
-    assert (rows != ring.trash_row).tolist() == [True, False, True, False]
+    rows = put(ring, (0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (3, 1), end=50)
+    assert (rows != ring.trash_row).tolist() == [True, True, True, False, True, False]
+    assert ring.counters.pool_full == 0
 
 
 def test_repair_symbols_alone_take_a_free_slot_only() -> None:
     ring = assembly()
-    put(ring, (0, 0), end=10)
-    assert put(ring, (3, 9), end=20).tolist() == [ring.trash_row]
+    put(ring, (0, 0), (1, 0), end=10)
     assert put(ring, (4, 9), end=20).tolist() != [ring.trash_row]
+    assert put(ring, (3, 9), end=20).tolist() == [ring.trash_row]
 
 
 def test_a_pinned_slice_stays_and_the_newcomer_is_counted() -> None:
-    ring = assembly(slices=9)
+    ring = assembly(slices=9, slots=1)
     complete(ring, 0, end=10)
     ring.pin(0)
     ring.pin(0)
     assert ring.busy(0)
-    assert ring.fill == pytest.approx(1 / 3)
+    assert ring.fill == 1
     assert put(ring, (3, 0), (3, 1), end=20).tolist() == [ring.trash_row] * 2
     assert ring.counters.pool_full == 2
     ring.unpin(0)
@@ -128,20 +131,37 @@ def test_a_pinned_slice_stays_and_the_newcomer_is_counted() -> None:
     assert put(ring, (6, 0), end=30).tolist() != [ring.trash_row]
 
 
+def test_where_a_worker_reads_the_oldest_the_next_one_is_forgotten() -> None:
+    ring = assembly(slices=9)
+    for slice_index in range(3):
+        complete(ring, slice_index, end=10 + slice_index)
+    ring.pin(0)
+    assert put(ring, (3, 0), end=20).tolist() == [K]
+    assert ring.take_lost_complete() == [1]
+    assert ring.counters.pool_full == 0
+
+
 def test_among_slices_sent_again_the_first_in_the_image_keeps_the_slot() -> None:
     """Were it the newer one, slices that wait for a neighbour would push one another out, pass after pass."""
-    ring = assembly()
+    ring = assembly(slots=1)
     put(ring, (3, 0), end=10)
-    complete(ring, 0, end=20)
+    assert put(ring, (0, 0), end=20).tolist() == [0]
     assert put(ring, (3, 0), end=30).tolist() == [ring.trash_row]
+    assert ring.counters.pool_full == 0  # no worker's fault
     assert 3 not in ring.wholly_missing(0, 6)
+    complete(ring, 0, end=40)
     ring.release(0)
     assert 3 in ring.wholly_missing(0, 6)
-    put(ring, (3, 0), end=40)
-    assert put(ring, (0, 0), end=50).tolist() == [ring.trash_row]  # released
+    assert put(ring, (3, 0), end=50).tolist() == [0]
+    assert put(ring, (0, 0), end=60).tolist() == [ring.trash_row]  # released
+
+
+def test_of_slices_sent_again_the_last_in_the_image_gives_way() -> None:
     ring = assembly()
-    put(ring, (3, 0), end=10)
-    assert put(ring, (0, 0), end=20).tolist() != [ring.trash_row]
+    for slice_index in (5, 3, 4):
+        put(ring, (slice_index, 0), end=10)
+    put(ring, (1, 0), end=20)
+    assert ring.deficits_of(np.array([1, 3, 4, 5])).tolist() == [K - 1, K - 1, K - 1, K]
 
 
 def test_released_slices_are_never_asked_for_again() -> None:
@@ -188,7 +208,34 @@ def test_deficits_are_told_when_the_window_has_passed() -> None:
     put(ring, (1, 3), end=90)
     assert ring.end_sequences(np.array([1])).tolist() == [90]
     assert [part.tolist() for part in ring.partial_deficits(80)] == [[0], [3]]
-    assert ring.wholly_missing(0, 6).tolist() == [2, 5]  # 3 and 4 would find slots that earlier slices hold
+    assert ring.wholly_missing(0, 6).tolist() == [2, 3, 4, 5]
+    put(ring, (4, 3), end=90)
+    assert ring.wholly_missing(0, 6).tolist() == [2, 3]  # 5 would find all slots held by earlier slices
+
+
+def test_bytes_lie_where_their_slices_have_slots() -> None:
+    ring = assembly(slices=9, slots=4)
+    size = K * 64
+    for slice_index in range(3):
+        put(ring, (slice_index, 0))
+    assert ring.ranges(5, 2 * size + 9) == [(5, 2 * size + 9)]
+    assert ring.ranges(size, size) == []
+    ring.release(0)
+    put(ring, (3, 0), (4, 0))
+    assert ring.slots_of(np.array([1, 2, 3, 4])).tolist() == [1, 2, 3, 0]
+    assert ring.ranges(2 * size - 1, 5 * size) == [(2 * size - 1, 4 * size), (0, size)]
+
+
+def test_few_slots_are_used_while_they_suffice() -> None:
+    ring = Assembly(Partition(64 * K * 1000, 64, K), 64, np.ones(1000, np.bool_), slots_first=4)
+    for slice_index in range(100):
+        complete(ring, slice_index, end=slice_index)
+        ring.release(slice_index)
+    assert ring.slots_in_turn == 4
+    for slice_index in range(100, 130):
+        complete(ring, slice_index, end=slice_index)
+    assert ring.slots_in_turn == 64
+    assert ring.counters.forgotten == 0
 
 
 def test_window_ends_that_cannot_be_are_corrected() -> None:
