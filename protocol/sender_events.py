@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 
-from protocol import limits
+from protocol import limits, messages
 from protocol.fleet import Address, Peer
 
 
@@ -101,6 +102,24 @@ class Event:
     kind: EventKind
     peer: Peer | None = None
     text: str = ""
+
+
+class Outbox:
+    """What the engine has not taken yet: control datagrams and events, each in the order in which they came to be."""
+
+    def __init__(self, session_id: int) -> None:
+        self.transmits: collections.deque[Transmit] = collections.deque()
+        self.events: collections.deque[Event] = collections.deque()
+        self._session_id = session_id
+
+    def say(self, destination: Destination | Address, message: messages.Message) -> None:
+        """Have a message of this session sent."""
+        self.transmits.append(Transmit(destination, messages.encode(self._session_id, message)))
+
+    def tell(self, kind: EventKind, peer: Peer | None = None, text: str = "") -> EventKind:
+        """Have the engine know of something that happened; returns what."""
+        self.events.append(Event(kind, peer, text))
+        return kind
 
 
 @dataclasses.dataclass(slots=True)

@@ -19,9 +19,9 @@ from ghostcast.image.frame import FrameDecoder
 from ghostcast.net.ingest import BatchReceiver
 from protocol import manifest, messages
 from protocol.fleet import PeerState
+from protocol.membership import Membership
 from protocol.receiver_events import AllWritten, Outcome, ReceiverState
 from protocol.receiver_session import ReceiverSession
-from protocol.sender_session import SenderSession
 from tests.fuzz import corpus, machines, seeds
 from tests.fuzz.targets import TARGETS
 
@@ -94,9 +94,9 @@ def hasty(session: ReceiverSession) -> None:
         session._events.append(AllWritten())
 
 
-def credulous(session: SenderSession, index: int, _address: object, now: int) -> Any:
-    """``_heard`` that does not look who is speaking."""
-    return session.peers[index] if index < len(session.peers) else None
+def credulous(membership: Membership, index: int, _address: object, now: int) -> Any:
+    """``heard`` that does not look who is speaking."""
+    return membership._fleet.peers[index] if index < len(membership._fleet) else None
 
 
 def handles(name: str, data: bytes) -> bool:
@@ -114,7 +114,7 @@ PLANTED = {
     "image": (reader, "_compare", lambda *_arguments: None),
     "batch": (BatchReceiver, "_other_datagrams", None),
     "receiver": (ReceiverSession, "_check_all_written", hasty),
-    "sender": (SenderSession, "_heard", credulous),
+    "sender": (Membership, "heard", credulous),
 }
 
 

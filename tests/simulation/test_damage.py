@@ -219,7 +219,7 @@ class DeafSession(SenderSession):
     """Planted: takes NACKs in and does nothing about them."""
 
     def _nack(self, message: messages.Nack, address: tuple[str, int], now: int) -> None:
-        self._heard(message.receiver_index, address, now)
+        self._membership.heard(message.receiver_index, address, now)
 
 
 def test_a_planted_sender_that_ignores_nacks_is_found() -> None:
@@ -233,9 +233,9 @@ class BelievingSession(SenderSession):
     """Planted: calls a receiver verified as soon as it reports anything."""
 
     def _report(self, message: messages.Report, address: tuple[str, int], now: int) -> None:
-        peer = self._heard(message.receiver_index, address, now)
+        peer = self._membership.heard(message.receiver_index, address, now)
         if peer is not None and self.started and peer.live:
-            self._finish_peer(peer, PeerState.VERIFIED, "", now)
+            self._membership.finish(peer, PeerState.VERIFIED, "", now)
 
 
 def test_a_planted_sender_that_believes_too_much_is_found() -> None:

@@ -16,7 +16,7 @@ from protocol import limits, messages
 from protocol.fleet import PeerState
 from protocol.receiver_events import AllWritten, ReceiverState
 from protocol.receiver_session import ReceiverSession
-from protocol.sender_events import Event, EventKind
+from protocol.sender_events import EventKind
 from protocol.sender_session import SenderSession
 from protocol.symbols import SymbolBatch
 
@@ -113,7 +113,7 @@ class TrustingSender(SenderSession):
     def _report(self, message: messages.Report, address: tuple[str, int], now: int) -> None:
         peer = self.peers[message.receiver_index]
         self.fleet.finish(peer, PeerState.VERIFIED, "", now)
-        self._events.append(Event(EventKind.VERIFIED, peer))
+        self._outbox.tell(EventKind.VERIFIED, peer)
 
 
 def test_a_sender_that_believes_too_early_is_found() -> None:

@@ -114,7 +114,7 @@ def test_memory_of_the_machines_does_not_grow_with_time() -> None:
 
     def weigh() -> None:
         session = world.sender.session
-        sizes.append(len(session._transmits) + len(session._events))
+        sizes.append(len(session._outbox.transmits) + len(session._outbox.events))
         machines = [node.session for node in nodes if node.session is not None]
         sizes.extend(len(machine._transmits) + len(machine._events) for machine in machines)
         if not world.sender.over:

@@ -1,0 +1,234 @@
+"""Goal: what a sender makes of NACKs and reports: repairs, advice, the valve, and the rate.
+
+Method: its machine alone, as in ``sender_desk``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from protocol import limits, messages, wire
+from protocol.messages import SessionState
+from protocol.sender_events import StartRule
+from protocol.sender_session import SenderSession
+from tests.unit.protocol.sender_desk import MS, SLICES, Desk, K, parameters
+
+
+def test_a_nack_is_answered_at_once_where_nobody_else_may_lack_the_same() -> None:
+    desk = Desk()
+    desk.join()
+    desk.send_all()
+    desk.nack([(3, 2, 1)])
+    window = desk.session.poll_window(desk.now)
+    assert window is not None
+    assert window.slices.tolist() == [3, 4]
+    assert desk.session.sent.nacks == 1
+    assert desk.said(messages.RepairAdvice) == []
+
+
+def test_nacks_of_several_receivers_are_gathered_advised_and_answered_once() -> None:
+    desk = Desk(StartRule(receivers=2))
+    desk.join(0)
+    desk.join(1)
+    desk.send_all()
+    desk.mail()
+    desk.nack([(3, 1, 2)], 0)
+    assert desk.session.poll_window(desk.now) is None
+    desk.nack([(3, 1, 3), (7, 1, 1)], 1)
+    desk.pass_time(limits.AGGREGATION_MAX_NS)
+    (advice,) = desk.said(messages.RepairAdvice)
+    assert isinstance(advice, messages.RepairAdvice)
+    assert np.frombuffer(advice.items, messages.DEFICIT).tolist() == [(3, 1, 3), (7, 1, 1)]
+    window = desk.session.poll_window(desk.now)
+    assert window is not None
+    assert advice.sequence == window.first_sequence + window.datagram_count
+    assert window.slices.tolist() == [3, 7]
+    assert window.counts.tolist() == [3, 1]
+    desk.nack([(3, 1, 2)], 0, sequence=window.first_sequence)
+    assert desk.session.poll_window(desk.now) is None
+
+
+def test_a_range_that_is_lacking_whole_is_advised_whole() -> None:
+    """Late joiners all lack what went out before they came: more than may be named one by one."""
+    desk = Desk(StartRule(receivers=2))
+    desk.join(0)
+    desk.join(1)
+    desk.send_all()
+    desk.nack([(0, SLICES, K)], 0)
+    desk.nack([(2, 1, 3)], 1)
+    desk.pass_time(limits.AGGREGATION_MAX_NS)
+    (advice,) = desk.said(messages.RepairAdvice)
+    assert isinstance(advice, messages.RepairAdvice)
+    assert np.frombuffer(advice.items, messages.DEFICIT).tolist() == [(0, SLICES, K)]
+
+
+def test_what_went_out_while_requests_were_gathered_is_not_advised() -> None:
+    """Its symbols are there before the advice is: whoever still lacks some then would wait for nothing."""
+    desk = Desk(StartRule(receivers=2))
+    desk.join(0)
+    desk.join(1)
+    desk.send_all()
+    desk.nack([(3, 1, 2)], 0)
+    desk.pass_time(limits.AGGREGATION_MAX_NS)
+    desk.mail()
+    desk.nack([(3, 1, 3), (7, 1, 1)], 1)  # of slice 3, something is about to go out anyway
+    window = desk.session.poll_window(desk.now)
+    assert window is not None
+    assert (window.slices.tolist(), window.counts.tolist()) == ([3], [3])
+    desk.pass_time(limits.AGGREGATION_MAX_NS)
+    (advice,) = desk.said(messages.RepairAdvice)
+    assert isinstance(advice, messages.RepairAdvice)
+    assert np.frombuffer(advice.items, messages.DEFICIT).tolist() == [(7, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    "needs", [[(0, 0, 1)], [(SLICES, 1, 1)], [(0, (1 << 32) - 1, 1)], [(5, 1, 1), (4, 1, 1)], [(0, 1, 0)]]
+)
+def test_a_nack_that_cannot_be_is_malformed(needs: list[tuple[int, int, int]]) -> None:
+    desk = Desk()
+    desk.join()
+    desk.send_all()
+    desk.nack(needs)
+    desk.nack([(1, 1, 1)], sequence=desk.session.sequence + 1)
+    assert desk.session.drops.malformed == 2
+    assert desk.session.poll_window(desk.now) is None
+
+
+def test_the_valve_opens_under_a_storm_and_closes_although_reports_go_on() -> None:
+    desk = Desk(StartRule(receivers=60))
+    for who in range(60):
+        desk.join(who)
+    desk.send_all()
+    for _interval in range(10):
+        for who in range(60):
+            for slice_index in range(4):
+                desk.nack([(slice_index, 1, 1)], who)
+        desk.pass_time(limits.STATUS_INTERVAL_NS)
+    storm = desk.said(messages.FeedbackAdvice)[-1]
+    assert isinstance(storm, messages.FeedbackAdvice)
+    assert storm.feedback_scale > 4
+    for _interval in range(15):
+        for who in range(60):
+            desk.report(who)
+        desk.pass_time(limits.STATUS_INTERVAL_NS)
+    calm = desk.said(messages.FeedbackAdvice)[-1]
+    assert isinstance(calm, messages.FeedbackAdvice)
+    assert calm.feedback_scale == 1
+
+
+def test_a_slow_link_bounds_the_rate() -> None:
+    desk = Desk(StartRule(receivers=9), rate=None, rate_start=1e8, rate_ceiling=1e9)
+    desk.join(0, link=50_000_000)
+    assert desk.session.rate_bytes_per_s == 5e7
+    desk.join(1, link=10_000_000)
+    assert desk.session.rate_bytes_per_s == 1e7
+
+
+def test_a_fleet_is_asked_to_report_less_often() -> None:
+    desk = Desk(StartRule(receivers=5000))
+    for who in range(3000):
+        receiver_id = who.to_bytes(16)
+        desk.tell(messages.Join(receiver_id, 1, "h", "t", -1, 0), who)
+    interval_s = desk.session.report_interval_ns / limits.SECOND_NS
+    assert 3000 / interval_s <= limits.FEEDBACK_PER_S / 2
+
+
+# --- the beginning of a stream whose rate is to be found --------------------------------------------------------------
+
+IMAGE_SLICES = 400
+WIDE = 1440
+
+
+def finding_desk(slices: int = IMAGE_SLICES, **changes: object) -> Desk:
+    """Return a desk that has begun to send so many slices of 184 kB at 6 Gbit/s to one receiver."""
+    desk = Desk()
+    fields = {
+        "stream_size": slices * 128 * WIDE, "symbol_size": WIDE, "source_symbols": 128, "window_slices": 32,
+        "rate": None, "rate_start": 750e6, "rate_ceiling": 1250e6,
+    }  # fmt: skip
+    wide = parameters(StartRule(receivers=1), **fields | changes)
+    desk.session = SenderSession(wide, np.ones(slices, np.bool_), desk.now)
+    desk.tell(messages.Join(bytes(16), 1, "host", "/dev/x", -1, 0, wants_all=True))
+    assert desk.session.started
+    return desk
+
+
+def handed_out(desk: Desk) -> int:
+    """Return the bytes of all windows, after every window that may go out did."""
+    desk.send_all()
+    return desk.session.sequence * (WIDE + wire.DATA_HEADER_SIZE)
+
+
+def tell_of(desk: Desk, received: int, lost: int, *, loss: float = 0.0, fill: float = 0.0, sequence: int = 0) -> None:
+    ppm, permille = round(loss * 1e6), round(fill * 1e3)
+    at = sequence or received + lost
+    desk.tell(messages.Report(0, 0, 0, received, lost, 0, ppm, 0, permille, 1_000_000, 0, False, sequence=at))
+
+
+def test_so_much_goes_out_at_first_and_the_rest_when_somebody_has_heard_some() -> None:
+    desk = finding_desk()
+    window = 32 * 130 * (WIDE + wire.DATA_HEADER_SIZE)
+    assert limits.START_CREDIT <= handed_out(desk) < limits.START_CREDIT + window
+    advice = desk.said(messages.FeedbackAdvice)[-1]
+    assert isinstance(advice, messages.FeedbackAdvice)
+    assert advice.report_interval_ms == limits.START_REPORT_INTERVAL_MIN_NS // MS
+    tell_of(desk, received=100, lost=0)
+    assert handed_out(desk) < limits.START_CREDIT + window, "a hundred datagrams say nothing of sixteen million bytes"
+    tell_of(desk, received=4000, lost=10)
+    assert handed_out(desk) > IMAGE_SLICES * 128 * WIDE
+    desk.pass_time(limits.STATUS_INTERVAL_NS)
+    advice = desk.said(messages.FeedbackAdvice)[-1]
+    assert isinstance(advice, messages.FeedbackAdvice)
+    assert advice.report_interval_ms == limits.REPORT_INTERVAL_MIN_NS // MS
+
+
+def test_where_nobody_is_heard_the_stream_goes_on_after_a_moment() -> None:
+    desk = finding_desk()
+    desk.send_all()
+    desk.pass_time(limits.START_WAIT_NS)
+    assert handed_out(desk) > IMAGE_SLICES * 128 * WIDE
+
+
+def test_whoever_has_handed_out_everything_says_so_without_waiting() -> None:
+    slices = -(-limits.START_CREDIT // (128 * WIDE))
+    desk = finding_desk(slices)
+    assert handed_out(desk) >= limits.START_CREDIT
+    assert desk.session.state is SessionState.IDLE
+
+
+def test_a_rate_that_was_chosen_waits_for_nobody() -> None:
+    assert handed_out(finding_desk(rate=750e6)) > IMAGE_SLICES * 128 * WIDE
+
+
+def test_a_flood_is_answered_at_once_and_what_is_told_of_it_afterwards_does_not_count() -> None:
+    desk = finding_desk()
+    desk.send_all()
+    desk.pass_time(20 * MS)
+    tell_of(desk, received=100, lost=0)
+    desk.pass_time(20 * MS)
+    sent = desk.session.sequence
+    tell_of(desk, received=600, lost=5500, loss=0.9, sequence=sent // 2)
+    cut = desk.session.rate_bytes_per_s
+    assert cut < 0.1 * 750e6
+    for late in range(1, 9):  # a receiver without time, that has not yet read what was sent before the cut
+        desk.pass_time(100 * MS)
+        tell_of(desk, received=600, lost=5500 + late, loss=0.9, sequence=sent // 2 + late)
+        assert desk.session.rate_bytes_per_s == cut
+    for now in range(1, 9):
+        desk.send_all()
+        desk.pass_time(100 * MS)
+        tell_of(desk, received=600 + 9000 * now, lost=5500, loss=0.0, sequence=desk.session.sequence)
+    assert desk.session.rate_bytes_per_s > cut
+
+
+def test_a_full_receiver_is_heeded_however_far_behind_it_is() -> None:
+    desk = finding_desk()
+    desk.send_all()
+    desk.pass_time(20 * MS)
+    tell_of(desk, received=600, lost=5500, loss=0.9, sequence=100)
+    cut = desk.session.rate_bytes_per_s
+    for _report in range(8):
+        desk.pass_time(100 * MS)
+        tell_of(desk, received=600, lost=5500, fill=0.9, sequence=100)
+    assert desk.session.rate_bytes_per_s < 0.5 * cut
