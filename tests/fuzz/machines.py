@@ -33,7 +33,7 @@ from protocol.receiver_session import ReceiverSession
 from protocol.sender_events import SessionParameters, StartRule
 from protocol.sender_session import SenderSession
 from tests.fuzz.reader import Reader
-from tests.simulation.pair import Image, make_image
+from tests.simulation.image import Image, make_image
 
 SESSION_ID = 0x0000_0001
 SYMBOL_SIZE, SOURCE_SYMBOLS = 64, 8

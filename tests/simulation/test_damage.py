@@ -17,8 +17,9 @@ from protocol.fleet import PeerState
 from protocol.receiver_events import Outcome
 from protocol.sender_events import StartRule
 from protocol.sender_session import SenderSession
+from tests.simulation.image import make_image
 from tests.simulation.network import SECOND, Faults, Headers, Payloads
-from tests.simulation.pair import World, make_image
+from tests.simulation.pair import World
 
 
 class Damage:

@@ -13,8 +13,9 @@ import pytest
 from protocol import limits, messages
 from protocol.extents import Extents
 from protocol.sender_events import StartRule
+from tests.simulation.image import make_image
 from tests.simulation.network import MILLISECOND, Faults
-from tests.simulation.pair import World, make_image
+from tests.simulation.pair import World
 
 
 def fleet(count: int, faults: Faults, seed: int = 1, chunk_count: int = 60, **sender: object) -> World:

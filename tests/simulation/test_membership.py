@@ -12,8 +12,11 @@ from protocol.fleet import PeerState
 from protocol.messages import EndReason
 from protocol.receiver_events import Outcome
 from protocol.sender_events import EventKind, StartRule
+from tests.simulation.image import make_image
 from tests.simulation.network import MILLISECOND, SECOND, Faults, Headers, Payloads
-from tests.simulation.pair import SenderNode, UnmovedReceiverNode, World, make_image
+from tests.simulation.pair import World
+from tests.simulation.receiver_node import UnmovedReceiverNode
+from tests.simulation.sender_node import SenderNode
 
 
 def test_a_late_joiner_is_served_what_it_missed_and_no_more() -> None:

@@ -15,8 +15,10 @@ from protocol import limits
 from protocol.extents import Extents
 from protocol.receiver_events import Outcome
 from protocol.sender_events import StartRule
+from tests.simulation.image import Image, make_image
 from tests.simulation.network import MILLISECOND, PERFECT, SECOND, Faults
-from tests.simulation.pair import Image, ReceiverNode, World, make_image
+from tests.simulation.pair import World
+from tests.simulation.receiver_node import ReceiverNode
 
 IMAGE = limits.OBJECT_IMAGE
 

@@ -11,8 +11,10 @@ import pytest
 from protocol import limits
 from protocol.manifest import FLAG_ZERO
 from protocol.sender_events import StartRule
+from tests.simulation.image import make_image
 from tests.simulation.network import Faults
-from tests.simulation.pair import UnmovedReceiverNode, World, make_image
+from tests.simulation.pair import World
+from tests.simulation.receiver_node import UnmovedReceiverNode
 
 
 def run(world: World, count: int = 2, faults: Faults | None = None) -> None:

@@ -16,8 +16,10 @@ import pytest
 
 from protocol import limits
 from protocol.sender_events import StartRule
+from tests.simulation.image import make_image
 from tests.simulation.network import MILLISECOND, SECOND, Faults
-from tests.simulation.pair import SYMBOL_SIZE, World, make_image
+from tests.simulation.pair import World
+from tests.simulation.sender_node import SYMBOL_SIZE
 
 SEEDS_DEFAULT = 60
 
