@@ -96,6 +96,8 @@ _FIELDS: dict[str, Callable[[Reader], Any]] = {
     "items": _items,
     "wanted": lambda reader: reader.take(reader.below(4)),
     "object_id": lambda reader: reader.choice((0, 1, 1, reader.byte())),
+    "symbol_size": lambda reader: reader.choice((SYMBOL_SIZE, SYMBOL_SIZE, reader.number())),
+    **dict.fromkeys(("source_symbols", "window_slices", "port", "control_port"), lambda reader: reader.byte()),
     "state": lambda reader: reader.below(3),
     **dict.fromkeys(("manifest_sent", "finishing", "checking", "wants_all"), lambda reader: reader.flag()),
 }
