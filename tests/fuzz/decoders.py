@@ -77,12 +77,15 @@ def discovery(data: bytes) -> None:
     while reader.more:
         now += reader.number() * limits.MILLISECOND_NS
         address = (f"192.0.2.{reader.below(3)}", 1 + reader.below(3))
+        hosts = {session_id: found.sender_host for session_id, found in search.found.items()}
         if reader.flag():
             announce = _announce(reader)
             search.receive_datagram(messages.encode(reader.below(4), announce), address, now)
         else:
             search.receive_datagram(wire.control_datagram(reader.below(4), reader.take(reader.byte())), address, now)
         assert len(search.found) <= limits.SESSIONS_HEARD_MAX
+        for session_id, found in search.found.items():
+            assert hosts.get(session_id, found.sender_host) == found.sender_host, "a session went to another address"
         assert search.next_timeout() is not None
         search.poll_transmit(now)
         for found in search.poll_choice(now):

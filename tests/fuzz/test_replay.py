@@ -17,7 +17,8 @@ import zstandard
 from ghostcast.image import reader
 from ghostcast.image.frame import FrameDecoder
 from ghostcast.net.ingest import BatchReceiver
-from protocol import manifest, messages
+from protocol import discovery, manifest, messages, wire
+from protocol.discovery import Discovery
 from protocol.fleet import PeerState
 from protocol.membership import Membership
 from protocol.receiver_events import AllWritten, Outcome, ReceiverState
@@ -80,6 +81,25 @@ def overlapping_runs(items: bytes, slice_count: int) -> Any:
 decode_deficits = messages.decode_deficits
 
 
+def uncounted(body: bytes, _drops: wire.Drops) -> Any:
+    """``decode`` that refuses without a word."""
+    return decode(body, wire.Drops())
+
+
+decode = messages.decode
+
+
+def fickle(search: Discovery, datagram: bytes, address: tuple[str, int], now: int) -> None:
+    """``receive_datagram`` that believes whoever was heard last."""
+    frame = wire.parse_control(datagram, wire.Drops())
+    if frame is not None:
+        search.found.pop(frame.session_id, None)
+    receive_announce(search, datagram, address, now)
+
+
+receive_announce = Discovery.receive_datagram
+
+
 def short_frames(decoder: FrameDecoder, frame: bytes, target: memoryview) -> None:
     """``decode_into`` that is content with less than was asked for."""
     if target and zstandard.get_frame_parameters(frame).content_size > 0:
@@ -107,17 +127,6 @@ def handles(name: str, data: bytes) -> bool:
     return True
 
 
-PLANTED = {
-    "deficits": (messages, "decode_deficits", overlapping_runs),
-    "frame": (FrameDecoder, "decode_into", short_frames),
-    "manifest": (manifest, "_check_zero_chunks", lambda *_arguments: None),
-    "image": (reader, "_compare", lambda *_arguments: None),
-    "batch": (BatchReceiver, "_other_datagrams", None),
-    "receiver": (ReceiverSession, "_check_all_written", hasty),
-    "sender": (Membership, "heard", credulous),
-}
-
-
 def twice(receiver: BatchReceiver, *arguments: Any) -> list[bytes]:
     """``_other_datagrams`` that finds everything twice."""
     return other_datagrams(receiver, *arguments) * 2
@@ -125,11 +134,29 @@ def twice(receiver: BatchReceiver, *arguments: Any) -> list[bytes]:
 
 other_datagrams = BatchReceiver._other_datagrams
 
+PLANTED = [
+    ("control", messages, "decode", uncounted),
+    ("deficits", messages, "decode_deficits", overlapping_runs),
+    ("discovery", discovery, "_fits", lambda _announce: True),
+    ("discovery", Discovery, "receive_datagram", fickle),
+    ("frame", FrameDecoder, "decode_into", short_frames),
+    ("manifest", manifest, "_check_zero_chunks", lambda *_arguments: None),
+    ("image", reader, "_compare", lambda *_arguments: None),
+    ("batch", BatchReceiver, "_other_datagrams", twice),
+    ("receiver", ReceiverSession, "_check_all_written", hasty),
+    ("sender", Membership, "heard", credulous),
+]
 
-@pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_fault_is_found_by_what_is_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner, attribute, broken = PLANTED[name]
+
+def test_a_fault_is_planted_for_every_target() -> None:
+    assert {name for name, *_fault in PLANTED} == set(TARGETS)
+
+
+@pytest.mark.parametrize(("name", "owner", "attribute", "broken"), PLANTED)
+def test_a_planted_fault_is_found_by_what_is_kept(
+    name: str, owner: object, attribute: str, broken: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert callable(getattr(owner, attribute))
     tried = inputs(name)
-    monkeypatch.setattr(owner, attribute, broken or twice)
+    monkeypatch.setattr(owner, attribute, broken)
     assert any(not handles(name, data) for data in tried)
