@@ -28,12 +28,12 @@ class ReportInterval:
     """Counters at the last report, so that the next one can speak of the time between."""
 
     def __init__(self, now: int) -> None:
-        self.stream_bytes = 0
         self._begun_ns = now
         self._expected = 0
         self._received = 0
         self._dropped = 0
         self._pool_full = 0
+        self._stream_bytes = 0
         self._unexplained = 0
         self._drain_rate = 0.0
 
@@ -45,7 +45,9 @@ class ReportInterval:
         lost = sent - (received - self._received) - (dropped - self._dropped) - self._unexplained
         return min(max(0, lost) * 1_000_000 // sent, 1_000_000)
 
-    def close(self, now: int, expected: int, received: int, dropped: int, pool_full: int) -> Measured:
+    def close(
+        self, now: int, expected: int, received: int, dropped: int, pool_full: int, stream_bytes: int
+    ) -> Measured:
         """Return network loss and host overrun in millionths and the smoothed drain rate, and begin anew.
 
         The kernel drops at the tail of a queue, whose gap is seen only when the queue has been read: drops wait in
@@ -59,9 +61,9 @@ class ReportInterval:
         overrun = host + pool_full - self._pool_full
         seconds = max(now - self._begun_ns, 1) / limits.SECOND_NS
         # Up at once, down by half: the first interval with data began before the data did.
-        latest = self.stream_bytes / seconds
+        latest = (stream_bytes - self._stream_bytes) / seconds
         self._drain_rate = max(latest, (latest + self._drain_rate) / 2)
-        self._begun_ns, self.stream_bytes = now, 0
+        self._begun_ns, self._stream_bytes = now, stream_bytes
         self._expected, self._received, self._dropped, self._pool_full = expected, received, dropped, pool_full
         if sent <= 0:
             return Measured(0, 0, int(self._drain_rate), 0)

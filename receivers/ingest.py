@@ -126,10 +126,10 @@ class Ingest:
         self._receiver = BatchReceiver(data_socket, announce.symbol_size, self._wake_out)
         self._gather = buffer_size >= GATHER_BUFFER_SIZE
         self._fetched_ns = 0
-        manifest, image = limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE
+        manifest, image, reception = limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE, session.reception
         self._memory = {
-            manifest: ObjectMemory(session.partition(manifest), session.assembly(manifest)),
-            image: ObjectMemory(session.partition(image), session.assembly(image), pool),
+            manifest: ObjectMemory(reception.partition(manifest), reception.assembly(manifest)),
+            image: ObjectMemory(reception.partition(image), reception.assembly(image), pool),
         }
         self._pool = pool
         self._stages = options.stages
@@ -195,7 +195,7 @@ class Ingest:
 
     def _turn(self) -> None:
         session = self._session
-        fill = session.assembly(limits.OBJECT_IMAGE).fill
+        fill = session.reception.assembly(limits.OBJECT_IMAGE).fill
         self._paused = fill > (RESUME_FILL if self._paused else PAUSE_FILL)
         batch = self._fetch()
         now = time.monotonic_ns()
@@ -280,17 +280,17 @@ class Ingest:
             rows = self._memory[placement.object_id].rows
             with self._stages("scatter", len(placement.rows) * rows.shape[1]):
                 self._receiver.scatter(batch, indices, placement.rows, rows)
-        image = self._session.assembly(limits.OBJECT_IMAGE)
+        image = self._session.reception.assembly(limits.OBJECT_IMAGE)
         self._pool.provide(image.slots_in_turn * image.partition.slice_size)
 
     def _count_drops(self, now: int) -> None:
         self._drops_due_ns = now + DROPS_INTERVAL_NS
         state = sockets.socket_state(self._socket)
-        self._session.backlog = state.backlog
+        self._session.reception.backlog = state.backlog
         if state.dropped != self._drops_seen:
             # A kernel buffer is a whole batch where segmentation offload joins datagrams.
             count = (state.dropped - self._drops_seen) & 0xFFFFFFFF
-            self._session.host_dropped(round(count * self._receiver.joined_average))
+            self._session.reception.host_dropped(round(count * self._receiver.joined_average))
             self._drops_seen = state.dropped
 
     # --- work -----------------------------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ class Ingest:
     def _submit_decoding(self) -> None:
         """Hand the slices that became complete together to the workers, some to each."""
         for object_id, slices in self._to_decode.items():
-            last = self._session.partition(object_id).slice_count - 1
+            last = self._session.reception.partition(object_id).slice_count - 1
             whole = [slice_index for slice_index in slices if slice_index != last]
             for start in range(0, len(whole), DECODED_TOGETHER_MAX):
                 self._workers.submit(self._decode_job(object_id, whole[start : start + DECODED_TOGETHER_MAX]))
@@ -323,7 +323,7 @@ class Ingest:
             slices.clear()
 
     def _decode_job(self, object_id: int, slices: list[int]) -> Callable[[], _Result]:
-        assembly = self._session.assembly(object_id)
+        assembly = self._session.reception.assembly(object_id)
         indices = np.array(slices)
         erasures = assembly.erasures(indices)
         source_rows = [assembly.source_rows(slice_index) for slice_index in slices]

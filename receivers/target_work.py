@@ -246,7 +246,7 @@ class TargetWork:
             self._scan_on(reuse.scan)
             if len(found):
                 copy.right[session.chunks_found(found)] = True
-            if not reuse.checking and session.checking:
+            if not reuse.checking and session.reception.checking:
                 session.check_ended(now)
             return
         scan = compared.scan
@@ -254,7 +254,7 @@ class TargetWork:
             return  # what is left of a look at the target that was cut short
         scan.take(compared)
         if copy.writer is None:
-            session.bytes_done = min(scan.bytes_done, copy.manifest.raw_size)
+            session.reception.bytes_done = min(scan.bytes_done, copy.manifest.raw_size)
         self._scan_on(scan)
         if scan.over:
             self._read_back_ended(scan, now)

@@ -224,11 +224,12 @@ def summary(name: str | None, engine: ReceiveEngine | None, reason: str) -> dict
     from receivers.chunks import zero_chunks
 
     session = engine.session if engine is not None else None
+    reception = session.reception if session is not None else None
     manifest = engine.manifest if engine is not None else None
     found = engine.found if engine is not None else None
     outcome = engine.outcome if engine is not None else None
     states = {Outcome.VERIFIED: "verified", Outcome.REFUSED: "refused"}
-    image = session.assembly(limits.OBJECT_IMAGE) if session is not None else None
+    image = reception.assembly(limits.OBJECT_IMAGE) if reception is not None else None
     return {
         "session": found.announce.name if found is not None else name,
         "state": states.get(outcome, "failed") if outcome is not None else "failed",
@@ -249,22 +250,22 @@ def summary(name: str | None, engine: ReceiveEngine | None, reason: str) -> dict
             "written": engine.chunks_written if engine is not None else 0,
             "reused": engine.chunks_reused if engine is not None else 0,
             "zero": len(zero_chunks(manifest)) if manifest is not None else 0,
-            "damaged": session.counters.chunks_damaged if session is not None else 0,
+            "damaged": reception.counters.chunks_damaged if reception is not None else 0,
         },
         "slices": {
-            "received": session.counters.slices_completed if session is not None else 0,
-            "decoded": session.counters.slices_decoded if session is not None else 0,
-            "requested": session.counters.slices_requested if session is not None else 0,
+            "received": reception.counters.slices_completed if reception is not None else 0,
+            "decoded": reception.counters.slices_decoded if reception is not None else 0,
+            "requested": reception.counters.slices_requested if reception is not None else 0,
         },
         "symbols": {
-            "received": session.counters.received if session is not None else 0,
+            "received": reception.counters.received if reception is not None else 0,
             "duplicate": image.counters.duplicate if image is not None else 0,
             "surplus": image.counters.surplus if image is not None else 0,
-            "lost_network": session.lost_network if session is not None else 0,
-            "lost_host": session.lost_host if session is not None else 0,
+            "lost_network": reception.lost_network if reception is not None else 0,
+            "lost_host": reception.lost_host if reception is not None else 0,
         },
         "sessions": engine.session_count if engine is not None else 0,
         "differs": engine.work.wrong_ranges[:RANGES_REPORTED_MAX] if engine is not None else [],
-        "nacks": session.counters.nacks if session is not None else 0,
+        "nacks": reception.counters.nacks if reception is not None else 0,
         "datagrams_dropped": session.drops.total() if session is not None else 0,
     }

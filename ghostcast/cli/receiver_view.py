@@ -56,13 +56,13 @@ class View(Observer, abc.ABC):
         session = self.engine.session
         if session is None or session.manifest is None:
             return 0.0
-        return session.bytes_done / session.manifest.raw_size if session.manifest.raw_size else 1.0
+        return session.reception.bytes_done / session.manifest.raw_size if session.manifest.raw_size else 1.0
 
     def _loss(self) -> float:
         session = self.engine.session
-        if session is None or not session.datagrams_expected:
+        if session is None or not session.reception.datagrams_expected:
             return 0.0
-        return session.lost / session.datagrams_expected
+        return session.reception.lost / session.reception.datagrams_expected
 
 
 class JsonView(View):
@@ -117,14 +117,14 @@ class JsonView(View):
         say_json(
             {
                 "event": "progress",
-                "state": "checking" if session.checking else session.state.value,
+                "state": "checking" if session.reception.checking else session.state.value,
                 "seconds": round(self.engine.seconds, 3),
-                "bytes_done": session.bytes_done,
+                "bytes_done": session.reception.bytes_done,
                 "share": round(self._share(), 4),
                 "loss": round(self._loss(), 6),
-                "lost_network": session.lost_network,
-                "lost_host": session.lost_host,
-                "slices_decoded": session.counters.slices_decoded,
+                "lost_network": session.reception.lost_network,
+                "lost_host": session.reception.lost_host,
+                "slices_decoded": session.reception.counters.slices_decoded,
             }
         )
 
@@ -226,9 +226,9 @@ class LiveView(View):
                 self._task,
                 description=session.state.value,
                 total=session.manifest.raw_size if session.manifest is not None else None,
-                completed=session.bytes_done,
+                completed=session.reception.bytes_done,
                 loss=self._loss(),
-                repaired=session.counters.slices_decoded,
+                repaired=session.reception.counters.slices_decoded,
             )
             self._show_scan(session)
         self._bar.refresh()
@@ -244,7 +244,7 @@ class LiveView(View):
             if scan is not None:
                 self._scan_task = self._bar.add_task(scan.title, total=scan.bytes_total, loss=0.0, repaired=0)
         if scan is not None and self._scan_task is not None:
-            loss, repaired = self._loss(), session.counters.slices_decoded
+            loss, repaired = self._loss(), session.reception.counters.slices_decoded
             self._bar.update(self._scan_task, completed=scan.bytes_done, loss=loss, repaired=repaired)
 
     def finish(self, status: ExitStatus, line: str) -> None:

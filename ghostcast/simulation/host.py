@@ -119,13 +119,13 @@ class Host:
     def _wait_in_socket(self, batch: SymbolBatch, sent_us: int, session: ReceiverSession) -> None:
         fits = max(0, (self.member.socket_size - self._socket_used) // self._datagram_size)
         if fits < len(batch):
-            session.host_dropped(len(batch) - fits)
+            session.reception.host_dropped(len(batch) - fits)
             batch = batch.take(np.arange(fits))
         if len(batch):
             self._socket.append((batch, sent_us))
             self._socket_used += len(batch) * self._datagram_size
             self.requeued += 1
-        session.backlog = self._socket_used / self.member.socket_size
+        session.reception.backlog = self._socket_used / self.member.socket_size
 
     def _fetch(self, batch: SymbolBatch, sent_us: int, session: ReceiverSession) -> None:
         if self._witness and batch.object_id == limits.OBJECT_IMAGE:
@@ -170,13 +170,13 @@ class Host:
             return
         if not self._data_complete and session.manifest is not None:
             self._note_data(session, now)
-        fill = session.assembly(limits.OBJECT_IMAGE).fill
+        fill = session.reception.assembly(limits.OBJECT_IMAGE).fill
         self._paused = fill > (RESUME_FILL if self._paused else PAUSE_FILL)
         self._alarm.set(session.next_timeout())
         self._set_work_alarm()
 
     def _note_data(self, session: ReceiverSession, now: int) -> None:
-        if session.assembly(limits.OBJECT_IMAGE).missing_count == 0:
+        if session.reception.assembly(limits.OBJECT_IMAGE).missing_count == 0:
             self._data_complete = True
             self.world.data_complete(self.index, now)
 
@@ -209,7 +209,7 @@ class Host:
         if event.object_id == limits.OBJECT_IMAGE and self._witness:
             manifest = self.world.manifest
             start, stop = manifest.stored_range(event.extent)
-            covering = session.partition(event.object_id).slices_of(start, stop)
+            covering = session.reception.partition(event.object_id).slices_of(start, stop)
             self.world.judge.chunk_complete(self.index, event.extent, range(*covering))
         self._checking.append((now + self.member.check_ns, event.object_id, event.extent))
 
@@ -242,7 +242,7 @@ class Host:
         while self._socket and not self._paused and self.outcome is None:
             batch, sent_us = self._socket.popleft()
             self._socket_used -= len(batch) * self._datagram_size
-            session.backlog = self._socket_used / self.member.socket_size
+            session.reception.backlog = self._socket_used / self.member.socket_size
             self._fetch(batch, sent_us, session)
             self._settle(session, now)
 

@@ -317,9 +317,9 @@ class World:
 
         loss = np.full(len(self.hosts), np.nan)
         for index, host in enumerate(self.hosts):
-            machine = None if host is None else host.session
-            if machine is not None and machine.datagrams_expected:
-                loss[index] = machine.lost / machine.datagrams_expected
+            reception = None if host is None or host.session is None else host.session.reception
+            if reception is not None and reception.datagrams_expected:
+                loss[index] = reception.lost / reception.datagrams_expected
         return Result(
             scenario=self.scenario,
             raw_size=self.manifest.raw_size,
@@ -356,9 +356,10 @@ class World:
         for host in open_hosts[:5]:
             machine = host.session
             if machine is not None:
-                missing = machine.assembly(limits.OBJECT_IMAGE).missing_count
+                reception = machine.reception
+                missing = reception.assembly(limits.OBJECT_IMAGE).missing_count
                 lines.append(
-                    f"receiver {host.index}: {machine.state.value}, {missing} slices missing, {machine.counters}"
+                    f"receiver {host.index}: {machine.state.value}, {missing} slices missing, {reception.counters}"
                 )
             else:
                 lines.append(f"receiver {host.index}: looking for a session")

@@ -177,7 +177,10 @@ class ReceivingEngine:
         """Return the rows, object by object, that a worker may be reading now."""
         rows = set()
         for job in self.jobs:
-            partition, assembly = self.session.partition(job.object_id), self.session.assembly(job.object_id)
+            partition, assembly = (
+                self.session.reception.partition(job.object_id),
+                self.session.reception.assembly(job.object_id),
+            )
             slices = [job.slice_index] if isinstance(job, SliceToDecode) else self._extents(job.object_id, job.extent)
             for slice_index in slices:
                 held = np.arange(int(partition.symbols_of(np.array([slice_index]))[0]))
@@ -191,7 +194,7 @@ class ReceivingEngine:
     @functools.cache  # noqa: B019 (one engine lives as long as one input)
     def _layout(self, object_id: int) -> Extents:
         manifest = _image().manifest
-        partition = self.session.partition(object_id)
+        partition = self.session.reception.partition(object_id)
         if object_id == limits.OBJECT_MANIFEST:
             return Extents(partition, np.array([0, partition.size], np.int64), np.ones(1, np.bool_))
         return Extents(partition, manifest.stored_offsets, manifest.transferred)
@@ -199,7 +202,7 @@ class ReceivingEngine:
     def receive(self, headers: np.ndarray[Any, np.dtype[np.void]]) -> None:
         busy = self.read_rows()
         for placement in self.session.receive_symbols(headers, self.now):
-            assembly = self.session.assembly(placement.object_id)
+            assembly = self.session.reception.assembly(placement.object_id)
             rows = placement.rows
             count = len(headers) if placement.indices is None else len(placement.indices)
             assert len(rows) == count
@@ -263,7 +266,7 @@ def run_receiver(data: bytes) -> ReceivingEngine:
             _pass_time(session, since, engine.now)
             engine.take_events()
         else:
-            session.host_dropped(reader.byte())
+            session.reception.host_dropped(reader.byte())
             since = engine.now
             engine.now = max(engine.now, session.next_timeout() or 0)
             _pass_time(session, since, engine.now)
@@ -272,7 +275,7 @@ def run_receiver(data: bytes) -> ReceivingEngine:
             if isinstance(message, messages.Done):
                 assert engine.flushed
             if isinstance(message, messages.Nack):
-                slices = session.partition(message.object_id).slice_count
+                slices = session.reception.partition(message.object_id).slice_count
                 assert messages.decode_deficits(message.items, slices) is not None
         if session.outcome is Outcome.VERIFIED:
             assert engine.flushed
@@ -284,7 +287,7 @@ def _honest_headers(engine: ReceivingEngine) -> np.ndarray[Any, np.dtype[np.void
     """Return one slice's symbols, some of them missing or replaced by repair symbols, as a sender sends them."""
     reader = engine.reader
     object_id = reader.below(2)
-    partition = engine.session.partition(object_id)
+    partition = engine.session.reception.partition(object_id)
     slice_index = reader.below(partition.slice_count)
     symbols = int(partition.symbols_of(np.array([slice_index]))[0])
     lost = reader.below(3)

@@ -35,7 +35,7 @@ def _session_that_goes_well(lost: int) -> bytes:
     todo = [
         (object_id, slice_index)
         for object_id in (limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE)
-        for slice_index in range(engine.session.partition(object_id).slice_count)
+        for slice_index in range(engine.session.reception.partition(object_id).slice_count)
     ]
     while todo or engine.jobs or engine.to_flush:
         if engine.jobs:

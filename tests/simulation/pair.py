@@ -70,9 +70,9 @@ class World:
             machine = node.session
             line = f"{node.host}.{node.incarnation} alive={node.alive} outcomes={node.outcomes} {node.faults}"
             if machine is not None:
-                missing = {o: machine.assembly(o).missing_count for o in node.objects}
-                line += f"\n    {machine.state.name} {machine.outcome_text!r} missing={missing} {machine.counters}"
-                line += f" {machine.drops}"
+                missing = {o: machine.reception.assembly(o).missing_count for o in node.objects}
+                line += f"\n    {machine.state.name} {machine.outcome_text!r} missing={missing}"
+                line += f" {machine.reception.counters} {machine.drops}"
             lines.append(line)
         return "\n".join(lines)
 

@@ -37,8 +37,8 @@ class Memory:
     """The buffer of one object at one receiver."""
 
     def __init__(self, session: ReceiverSession, object_id: int) -> None:
-        self.partition = session.partition(object_id)
-        self.assembly = session.assembly(object_id)
+        self.partition = session.reception.partition(object_id)
+        self.assembly = session.reception.assembly(object_id)
         self.rows = np.zeros((self.assembly.row_count, self.partition.symbol_size), np.uint8)
         self.symbols = SymbolRows(self.rows)
 

@@ -45,7 +45,7 @@ def test_a_damaged_chunk_is_asked_for_again(object_id: int, times: int) -> None:
     world.run(limit_s=60)
     world.assert_all_verified()
     assert node.session is not None
-    assert node.session.counters.chunks_damaged >= 1
+    assert node.session.reception.counters.chunks_damaged >= 1
 
 
 def test_chunks_that_share_a_damaged_slice_all_come_right() -> None:
@@ -55,7 +55,7 @@ def test_chunks_that_share_a_damaged_slice_all_come_right() -> None:
     nodes = [world.receiver(Faults(loss=0.02), work_ns=work_ns) for work_ns in (1000, 400_000, 5_000_000)]
     world.run(limit_s=60)
     world.assert_all_verified()
-    assert all(node.session is not None and node.session.counters.chunks_damaged for node in nodes)
+    assert all(node.session is not None and node.session.reception.counters.chunks_damaged for node in nodes)
 
 
 def test_an_image_that_is_not_what_its_manifest_says_fails_and_ends() -> None:
@@ -69,7 +69,7 @@ def test_an_image_that_is_not_what_its_manifest_says_fails_and_ends() -> None:
     assert node.outcome is Outcome.FAILED
     assert node.session is not None
     assert "never matched its digest" in node.session.outcome_text
-    assert node.session.counters.chunks_damaged == limits.DAMAGED_CHUNK_RETRIES_MAX + 1
+    assert node.session.reception.counters.chunks_damaged == limits.DAMAGED_CHUNK_RETRIES_MAX + 1
     assert world.sender.peer_states() == [PeerState.FAILED]
 
 

@@ -79,12 +79,12 @@ class HastyReceiver(ReceiverSession):
 
     def take_symbols(self, batches: list[tuple[SymbolBatch, object]], sent_us: int, now: int) -> list:  # type: ignore[type-arg, override]
         placements = super().take_symbols(batches, sent_us, now)  # type: ignore[arg-type]
-        item = self._objects[limits.OBJECT_IMAGE]
-        slices, _deficits = item.assembly.partial_deficits(self._highest)
+        item = self.reception.objects[limits.OBJECT_IMAGE]
+        slices, _deficits = item.assembly.partial_deficits(self.reception.highest)
         if self.manifest is not None and len(slices) and not self.hasty:
             self.hasty = True
             for index in slices.tolist():
-                self._ready(item, index)
+                self.reception._ready(item, index)
         return placements
 
 

@@ -54,8 +54,8 @@ def test_without_loss_nobody_asks_and_nothing_is_sent_twice(count: int) -> None:
     assert world.sender.session.sent.repair_symbols == 2 * slices
     for node in world.receivers:
         assert node.session is not None
-        assert node.session.lost == 0
-        assert node.session.counters.nacks == 0
+        assert node.session.reception.lost == 0
+        assert node.session.reception.counters.nacks == 0
 
 
 def test_a_clean_network_is_not_sent_repair_symbols_for_long() -> None:
@@ -82,7 +82,7 @@ def test_one_repair_symbol_mends_different_losses_at_different_receivers() -> No
     world = fleet(8, Faults(loss=0.02), chunk_count=200)
     world.run(limit_s=60)
     world.assert_all_verified()
-    lost = sum(node.session.lost for node in world.receivers if node.session is not None)
+    lost = sum(node.session.reception.lost for node in world.receivers if node.session is not None)
     assert world.sender.session.sent.repair_symbols < lost
 
 
@@ -156,7 +156,12 @@ def test_a_tiny_pool_forgets_slices_and_completes(slots: int) -> None:
     small = [world.receiver(faults, pool_size=slots * 16 * 64) for _receiver in range(2)]
     world.run(limit_s=120)
     world.assert_all_verified()
-    assert sum(n.session.assembly(limits.OBJECT_IMAGE).counters.forgotten for n in small if n.session is not None) > 0
+    assert (
+        sum(
+            n.session.reception.assembly(limits.OBJECT_IMAGE).counters.forgotten for n in small if n.session is not None
+        )
+        > 0
+    )
 
 
 def test_a_slow_disk_pins_slices_and_loses_nothing_for_good() -> None:
@@ -165,8 +170,8 @@ def test_a_slow_disk_pins_slices_and_loses_nothing_for_good() -> None:
     world.run(limit_s=120)
     world.assert_all_verified()
     assert node.session is not None
-    assert node.session.assembly(limits.OBJECT_IMAGE).counters.pool_full > 0
-    assert node.session.lost == 0
+    assert node.session.reception.assembly(limits.OBJECT_IMAGE).counters.pool_full > 0
+    assert node.session.reception.lost == 0
 
 
 def test_a_flush_longer_than_every_silence_limit_is_waited_for() -> None:

@@ -70,7 +70,7 @@ def test_json_lines_are_json_and_nothing_else(
         view.welcomed(3)
         view.manifest(manifest)
         view.warning("slow\n")
-        engine.session.manifest, engine.session.bytes_done = manifest, manifest.raw_size // 4
+        engine.session.manifest, engine.session.reception.bytes_done = manifest, manifest.raw_size // 4
         view.progress()
         view.progress()
     view.finish(ExitStatus.VERIFIED, "Done.")
@@ -112,7 +112,7 @@ def test_the_bar_fits_80_columns(
     with view:
         view.found(engine.found)
         if known:
-            engine.session.manifest, engine.session.bytes_done = manifest, manifest.raw_size // 2
+            engine.session.manifest, engine.session.reception.bytes_done = manifest, manifest.raw_size // 2
         view.progress()
         with view._bar.console.capture() as captured:
             view._bar.console.print(view._bar.get_renderable())
