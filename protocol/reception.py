@@ -1,8 +1,8 @@
 """What has come to a receiver: where each symbol goes, what was lost on the way, and which slices and chunks are whole.
 
-Knows headers, sequence numbers and the extents of both objects; must not know what is asked for or when, nor where the
-session stands. Events say which slices to decode and which extents to check. Invariant: a slice that a worker may be
-reading is pinned, and stays as it is until that is reported done.
+Knows headers, sequence numbers and the extents of both objects; must not know when something is asked for, nor where
+the session stands. Events say which slices to decode and which extents to check. Invariant: a slice that a worker may
+be reading is pinned, and stays as it is until that is reported done.
 """
 
 from __future__ import annotations

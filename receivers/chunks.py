@@ -6,9 +6,11 @@ frame it came from matched the digest in the manifest, and the manifest itself m
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import mmap
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -35,31 +37,51 @@ RANGE_SIZE_MAX = 1 << 30
 was interrupted goes on."""
 
 
-class Pool:
-    """Memory for the image's slices, of which what will be used first is provided before there is any data to put in.
+_NICENESS, _STEP_SIZE = 19, 8 << 20
+"""How memory is provided that may never be used: by a thread that gives way to all others, so many bytes at a time."""
 
-    Left to the data, page faults slow the first tenths of a second of a fast session to a third. The first half is for
-    source symbols; the second, for repair symbols, is touched only where they arrive.
+
+class Pool:
+    """Memory for the image's slices, provided by the kernel before there is any data to put in.
+
+    Left to the data, page faults slow the first tenths of a second of a fast session to a third. So all of it is
+    provided while nobody needs this host; when a session begins, what will be used next. The first half is for source
+    symbols; the second, for repair symbols, is touched only where they arrive.
     """
 
     def __init__(self, size: int) -> None:
-        """Reserve ``size`` bytes for source symbols and as much again, and begin to provide the first of the former."""
+        """Reserve ``size`` bytes for source symbols and as much again, and begin to provide the former."""
         self._memory = np.zeros(2 * size + limits.SYMBOL_SIZE_MAX, np.uint8)
         self._size = size
         self._provided = 0
-        self.provide(limits.RING_SIZE_FIRST)
+        self._in_use = False
+        self._start(self._provide_in_advance)
 
-    def provide(self, size: int) -> None:
-        """Have the first ``size`` bytes provided, in the background."""
+    def _start(self, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name="pool", daemon=True).start()
+
+    def _provide_in_advance(self) -> None:
+        self._provide(2 * limits.RING_SIZE_FIRST)
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # of this thread alone, on Linux
+        while self._provided < self._size and not self._in_use:
+            self._provide(self._provided + _STEP_SIZE)
+
+    def _provide(self, size: int) -> None:
+        """Have the first ``size`` bytes provided; what is in them stays."""
         start = self._memory.__array_interface__["data"][0]
-        begin = _page_of(start + self._provided)
-        self._provided = max(self._provided, min(size, self._size))
-        end = _page_of(start + self._provided)
-        if begin < end:
-            threading.Thread(target=libc.populate, args=(begin, end - begin), name="pool", daemon=True).start()
+        begin, size = _page_of(start + self._provided), min(size, self._size)
+        self._provided = max(self._provided, size)
+        libc.populate(begin, max(0, _page_of(start + size) - begin))
+
+    def will_use(self, size: int) -> None:
+        """The first ``size`` bytes are in use: have as many again provided, in the background."""
+        if min(2 * size, self._size) > self._provided:
+            self._start(functools.partial(self._provide, 2 * size))
 
     def take(self, row_count: int, symbol_size: int) -> npt.NDArray[np.uint8]:
         """Return ``uint8[row_count, symbol_size]``, once; freshly reserved where it is more than the pool holds."""
+        self._in_use = True
         if row_count * symbol_size > len(self._memory):
             return np.zeros((row_count, symbol_size), np.uint8)
         return self._memory[: row_count * symbol_size].reshape(row_count, symbol_size)

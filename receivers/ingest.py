@@ -281,7 +281,7 @@ class Ingest:
             with self._stages("scatter", len(placement.rows) * rows.shape[1]):
                 self._receiver.scatter(batch, indices, placement.rows, rows)
         image = self._session.reception.assembly(limits.OBJECT_IMAGE)
-        self._pool.provide(image.slots_in_turn * image.partition.slice_size)
+        self._pool.will_use(image.slots_in_turn * image.partition.slice_size)
 
     def _count_drops(self, now: int) -> None:
         self._drops_due_ns = now + DROPS_INTERVAL_NS

@@ -7,6 +7,7 @@ at the end counts like any other.
 from __future__ import annotations
 
 import collections
+import typing
 
 import numpy as np
 import numpy.typing as npt
@@ -16,25 +17,7 @@ from protocol import limits, messages, wire
 INTERVAL_NS = 100 * limits.MILLISECOND_NS
 INTERVALS_PER_S = limits.SECOND_NS // INTERVAL_NS
 
-_NAMES = {
-    kind.__struct_config__.tag: kind.__name__
-    for kind in (
-        messages.Announce,
-        messages.Solicit,
-        messages.Join,
-        messages.Welcome,
-        messages.Refuse,
-        messages.Status,
-        messages.Poll,
-        messages.RepairAdvice,
-        messages.Nack,
-        messages.Report,
-        messages.Done,
-        messages.Fail,
-        messages.End,
-        messages.Defer,
-    )
-}
+_NAMES: dict[int, str] = {kind.__struct_config__.tag: kind.__name__ for kind in typing.get_args(messages.AnyMessage)}
 _FIXARRAY, _ARRAY16 = 0x90, 0xDC
 
 

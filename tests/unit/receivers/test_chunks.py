@@ -65,26 +65,43 @@ def test_the_pool_holds_the_rings_of_a_session() -> None:
     assert np.shares_memory(ObjectMemory(partition, assembly, pool).rows, pool._memory)
 
 
-def test_pages_are_provided_before_data_and_keep_what_is_in_them() -> None:
-    def settle() -> int:
-        for thread in threading.enumerate():
-            if thread.name == "pool":
-                thread.join()
-        resident: int = psutil.Process().memory_info().rss
-        return resident
+def resident() -> int:
+    """Return this process's memory, after all that is being provided is there."""
+    for thread in threading.enumerate():
+        if thread.name == "pool":
+            thread.join()
+    size: int = psutil.Process().memory_info().rss
+    return size
 
+
+def known_to_the_kernel(pool: Pool) -> bool:
+    """Whether pages can be asked for; where not, they come with the data."""
+    return libc.populate(_page_of(pool._memory.__array_interface__["data"][0]), mmap.PAGESIZE)
+
+
+def test_memory_is_provided_while_a_receiver_waits() -> None:
+    before = resident()
     pool = Pool(96 << 20)
-    first = settle()
+    grown = resident() - before
+    assert 90 << 20 < grown < 110 << 20 or not known_to_the_kernel(pool)
+    assert not pool._memory.any()
+
+
+def test_in_a_session_memory_is_provided_ahead_of_its_use_and_keeps_what_is_in_it() -> None:
+    pool = Pool(0)
+    resident()
+    pool._memory, pool._size = np.zeros(200 << 20, np.uint8), 96 << 20  # as if it had been needed at once
+    before = resident()
     pool.take(1000, 1440)[:] = 7
-    for size in (1 << 20, 64 << 20, 40 << 20):
-        pool.provide(size)
-    # Where the kernel does not know how, pages come with the data.
-    start = _page_of(pool._memory.__array_interface__["data"][0])
-    assert settle() - first > 40 << 20 or not libc.populate(start, mmap.PAGESIZE)
+    pool.will_use(20 << 20)
+    grown = resident() - before
+    assert 30 << 20 < grown < 50 << 20 or not known_to_the_kernel(pool)
+    pool.will_use(5 << 20)
+    assert resident() - before < 50 << 20
+    pool.will_use(1 << 40)
+    assert resident() - before < 110 << 20
     assert (pool._memory[: 1000 * 1440] == 7).all()
     assert not pool._memory[1000 * 1440 :].any()
-    pool.provide(1 << 40)  # all there is
-    assert settle() - first < 120 << 20
 
 
 def test_a_view_joins_what_lies_apart_and_copies_nothing_else() -> None:
