@@ -69,10 +69,8 @@ class Pool:
 
     def _provide(self, size: int) -> None:
         """Have the first ``size`` bytes provided; what is in them stays."""
-        start = self._memory.__array_interface__["data"][0]
-        begin, size = _page_of(start + self._provided), min(size, self._size)
-        self._provided = max(self._provided, size)
-        libc.populate(begin, max(0, _page_of(start + size) - begin))
+        begin, self._provided = self._provided, max(self._provided, min(size, self._size))
+        libc.provide(self._memory[begin : self._provided])
 
     def will_use(self, size: int) -> None:
         """The first ``size`` bytes are in use: have as many again provided, in the background."""
@@ -85,10 +83,6 @@ class Pool:
         if row_count * symbol_size > len(self._memory):
             return np.zeros((row_count, symbol_size), np.uint8)
         return self._memory[: row_count * symbol_size].reshape(row_count, symbol_size)
-
-
-def _page_of(address: int) -> int:
-    return address - address % mmap.PAGESIZE
 
 
 class ObjectMemory:

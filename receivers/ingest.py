@@ -203,12 +203,13 @@ class Ingest:
             self._take_batch(batch, now)
         with self._stages("session"):
             self._drive_session(now)
+        self._fetched_ns, before_ns = now, self._fetched_ns
         if batch is None:
             self._wait(now)
+            self._fetched_ns = time.monotonic_ns()  # what comes next says nothing of a rate during the wait
         elif self._gather and batch.messages < self._receiver.slot_count // 2:
             with self._stages("wait"):
-                time.sleep(gather_s(len(batch.headers), (now - self._fetched_ns) / limits.SECOND_NS))
-        self._fetched_ns = now
+                time.sleep(gather_s(len(batch.headers), (now - before_ns) / limits.SECOND_NS))
 
     def _fetch(self) -> Batch | None:
         if self._paused:

@@ -7,12 +7,14 @@ is None, and the caller falls back. Layouts are those of 64-bit Linux; elsewhere
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import struct
 import sys
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 IOVEC = np.dtype([("base", np.uint64), ("length", np.uint64)])
 """struct iovec."""
@@ -87,9 +89,18 @@ def preadv(descriptor: int, vectors: int, count: int, offset: int) -> int:
     return read
 
 
-def populate(address: int, size: int) -> bool:
-    """Have the kernel provide the memory of whole pages now, whatever is in it; False where it does not know how."""
-    return _madvise is not None and _madvise(address, size, _MADV_POPULATE_WRITE) == 0
+def provide(memory: npt.NDArray[Any]) -> bool:
+    """Have the kernel provide the pages of a contiguous array now, whatever is in them.
+
+    Returns:
+        False where the kernel does not know how: they come with the data.
+    """
+    start = memory.__array_interface__["data"][0]
+    first = start - start % mmap.PAGESIZE
+    if _madvise is None or not memory.nbytes:
+        return False
+    provided: int = _madvise(first, start + memory.nbytes - first, _MADV_POPULATE_WRITE)
+    return provided == 0
 
 
 def _raise() -> None:

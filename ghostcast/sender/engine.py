@@ -149,8 +149,11 @@ class SendEngine:
         """Serve the session on open sockets, which stay the caller's to close."""
         threads: list[threading.Thread] = []
         try:
-            await self._check_name_is_free(control, discovery, opening.asked_ns)
             parameters = self._parameters(opening.control_port)
+            await asyncio.gather(
+                self._check_name_is_free(control, discovery, opening.asked_ns),
+                asyncio.to_thread(self._make_buffers, parameters),
+            )
             self.session = SenderSession(parameters, self._wanted(parameters), time.monotonic_ns())
             datagram_size = wire.DATA_HEADER_SIZE + parameters.symbol_size
             self.sender = BatchSender(opening.data, self.group, parameters.port, datagram_size, self.options.stages)
@@ -160,12 +163,6 @@ class SendEngine:
                 threading.Thread(target=self._encode_loop, args=(encoder, loop), name="encoder", daemon=True),
                 threading.Thread(target=self._transmit_loop, args=(loop,), name="transmitter", daemon=True),
             ]
-            for _count in range(BUFFERS_DEFAULT):
-                buffer = TransmitBuffer(
-                    window_datagrams_max(max(parameters.window_slices, parameters.window_slices_max)),
-                    parameters.symbol_size,
-                )
-                self._free_buffers.put(buffer)
             for thread in threads:
                 thread.start()
             await self._serve(self.session, control, discovery)
@@ -179,6 +176,15 @@ class SendEngine:
                 await asyncio.to_thread(thread.join)
             if self._failure is not None:
                 raise self._failure
+
+    def _make_buffers(self, parameters: SessionParameters) -> None:
+        """Reserve memory for windows, and have the kernel provide what the first ones need while nobody waits."""
+        count = window_datagrams_max(max(parameters.window_slices, parameters.window_slices_max))
+        usual = parameters.window_slices * (parameters.source_symbols + limits.REPAIR_SYMBOLS_START)
+        for _count in range(BUFFERS_DEFAULT):
+            buffer = TransmitBuffer(count, parameters.symbol_size)
+            buffer.provide(usual)
+            self._free_buffers.put(buffer)
 
     async def _check_name_is_free(self, control: ControlEndpoint, discovery: ControlEndpoint, asked_ns: int) -> None:
         """Leave if somebody serves this name already: receivers could not tell the two apart."""

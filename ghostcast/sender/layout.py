@@ -93,6 +93,10 @@ class TransmitBuffer:
         self.vectors["base"] = self.symbols.addresses
         self.vectors["length"] = symbol_size
 
+    def provide(self, datagram_count: int) -> None:
+        """Have the kernel provide the memory of the first datagrams: page by page, with the data, takes longer."""
+        libc.provide(self.rows[:datagram_count])
+
 
 class WindowEncoder:
     """Turns windows into datagrams. Not thread-safe: one thread owns it."""

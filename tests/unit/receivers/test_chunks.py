@@ -6,7 +6,6 @@ Method: real images, and real files as targets; damage in every place it can be.
 from __future__ import annotations
 
 import dataclasses
-import mmap
 import os
 import random
 import threading
@@ -31,7 +30,7 @@ from protocol.manifest import FLAG_UNUSED, FLAG_ZERO, Manifest, Source, manifest
 from protocol.partition import Partition
 from protocol.reed_solomon import Code, Codec, SymbolRows
 from receivers import chunks
-from receivers.chunks import ChunkWriter, ObjectMemory, Pool, _page_of, decode_slices, read_manifest, zero_chunks
+from receivers.chunks import ChunkWriter, ObjectMemory, Pool, decode_slices, read_manifest, zero_chunks
 from tests.images import CHUNK_SIZE, make_image
 
 K = 4
@@ -76,7 +75,7 @@ def resident() -> int:
 
 def known_to_the_kernel(pool: Pool) -> bool:
     """Whether pages can be asked for; where not, they come with the data."""
-    return libc.populate(_page_of(pool._memory.__array_interface__["data"][0]), mmap.PAGESIZE)
+    return libc.provide(pool._memory[:1])
 
 
 def test_memory_is_provided_while_a_receiver_waits() -> None:
