@@ -1,6 +1,6 @@
 """Which symbols of an object a receiver holds, in which buffer rows, and what is still missing: bookkeeping by batch.
 
-Knows rows, not memory: the engine owns a buffer with the rows that ``place`` names and moves the payloads there; the
+Knows rows, not memory: the engine owns a buffer with the rows that ``take`` names and moves the payloads there; the
 simulator moves nothing. Slices live in the slots of a ``Ring``: consecutive ones are mostly consecutive in memory.
 
 Invariants: a slot holds symbols of exactly one slice; a row is written only while its slice is incomplete; memory never
@@ -134,9 +134,9 @@ class AssemblyCounters:
     duplicate: int = 0
     """Symbols held already."""
     surplus: int = 0
-    """Symbols of slices that were complete or not wanted when they came."""
+    """Symbols that were not kept: their slice was complete or not wanted, or there was no slot for it."""
     pool_full: int = 0
-    """Symbols dropped because their slot was pinned by a worker: this host is too slow."""
+    """Of these, those for which there was no slot while workers held half of them or more: this host is too slow."""
     forgotten: int = 0
     """Slices whose symbols were given up for a newer slice."""
 
@@ -228,9 +228,12 @@ class Assembly:
         active = self.state[slices] == _MISSING
         foreign = active & (slots < 0)
         if foreign.any():
-            self._claim_all(batch, slices, local, per_slice, window_ends, np.flatnonzero(foreign))
+            self._claim_all(batch, slices, local, window_ends, np.flatnonzero(foreign))
             slots = self._ring.locate(slices)
-            active &= slots >= 0
+            homeless = active & (slots < 0)
+            if 2 * self._pinned_count >= self.slots and homeless.any():
+                self.counters.pool_full += int(per_slice[homeless].sum())
+            active &= ~homeless
         touched = slices[slots >= 0]
         esis = batch.esis
         chosen: Int64Array | None = None
@@ -276,43 +279,41 @@ class Assembly:
         batch: SymbolBatch,
         slices: Int64Array,
         local: Int64Array,
-        per_slice: Int64Array,
         window_ends: Int64Array | int,
         newcomers: Int64Array,
     ) -> None:
         """Give slots to the slices that have none (``newcomers``: which of ``slices``), where they may have one."""
+        ends = np.broadcast_to(window_ends, slices.shape)
         given = self._ring.give(slices[newcomers])
         slots = self._ring.locate(slices[newcomers[:given]])
         self._have[slots] = 0
         self._count[slots] = 0
-        self._end_sequence[slots] = window_ends if isinstance(window_ends, int) else window_ends[newcomers[:given]]
-        if given < len(newcomers):
+        self._end_sequence[slots] = ends[newcomers[:given]]
+        if given < len(newcomers) and ((self._pins == 0) & (self._end_sequence < ends.max())).any():
             sources = np.bincount(local[batch.esis < self.partition.source_symbols], minlength=len(slices))
             for index in newcomers[given:].tolist():
-                end = window_ends if isinstance(window_ends, int) else int(window_ends[index])
-                if sources[index] and not self._claim(int(slices[index]), end):
-                    self.counters.pool_full += int(per_slice[index])
+                if sources[index]:
+                    self._claim(int(slices[index]), int(ends[index]))
         self._frontier = max(self._frontier, int(slices[newcomers[-1]]) + 1)
 
-    def _claim(self, slice_index: int, end_sequence: int) -> bool:
-        """Give the slot of another slice to a new one, if any may be forgotten; False if only workers forbid that.
+    def _claim(self, slice_index: int, end_sequence: int) -> None:
+        """Give the slot of another slice to a new one, if any may be forgotten.
 
         While the stream goes forward, the newer slice wins: the oldest one waits for a repair that may take long. Among
         slices that are sent again, the one that comes first in the image wins. If the newer won there too, slices that
         wait for a neighbour would push one another out, pass after pass; so, the first incomplete chunk is complete
         after the next pass, whatever the others do.
 
-        A slice whose own window is still under way keeps its slot: two slices of one window that want the same slot
-        would take it from one another at every symbol, and neither would ever be complete.
+        A slice whose own window is still under way keeps its slot: slices of one window would take it from one another
+        at every symbol, and none would ever be complete.
         """
         owner = self._ring.owner
         forward = slice_index >= self._frontier
-        behind = self._end_sequence < end_sequence
+        idle = np.flatnonzero((self._pins == 0) & (self._end_sequence < end_sequence))
         if not forward:
-            behind &= owner > slice_index
-        idle = np.flatnonzero(behind & (self._pins == 0))
+            idle = idle[owner[idle] > slice_index]
         if not len(idle):
-            return not behind.any()
+            return
         slot = int(idle[np.argmin(owner[idle]) if forward else np.argmax(owner[idle])])
         old = int(owner[slot])
         self.counters.forgotten += 1
@@ -323,7 +324,6 @@ class Assembly:
         self._let_go(slot)
         self._ring.give(np.array([slice_index]))
         self._end_sequence[slot] = end_sequence
-        return True
 
     def _let_go(self, slot: int) -> None:
         self._ring.let_go(slot)
@@ -487,7 +487,7 @@ class Assembly:
         return slices, self.partition.symbols_of(slices) - counts[order]
 
     def in_ring(self, slices: Int64Array) -> npt.NDArray[np.bool_]:
-        """Return which slices own their slot."""
+        """Return which slices have a slot."""
         held: npt.NDArray[np.bool_] = self._ring.place[slices] >= 0
         return held
 

@@ -52,6 +52,7 @@ OBJECT_IMAGE = 1
 SLICE_COUNT_MAX = 1 << 23  # bounds a receiver's tables to 250 MB: streams of 1.4 TiB at MTU 1500, 8.7 TiB at 9000
 
 WINDOW_SLICES_DEFAULT = 32  # D; see docs/ARCHITECTURE.md, "How far to interleave"
+WINDOW_SIZE_DEFAULT = 9 * MIB  # and no more of a stream: where datagrams are large, all would wait for a window's end
 WINDOW_SLICES_BURSTS = (
     128  # D at most where bursts of loss are measured (research §2.5: 500 datagrams cost 4 of a slice)
 )
@@ -150,5 +151,6 @@ RATE_CEILING_BYTES_PER_S = 100_000 * MEGABIT
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 POOL_SIZE_DEFAULT = 144 * MIB  # a receiver's slice buffers; as much again for repair symbols at extreme loss
+POOL_SIZE_MIN = 16 * MIB  # a few chunks and windows
 RING_SIZE_FIRST = 16 * MIB  # of it, used as long as that suffices: what processors cache, and a few windows
 INBOX_DATAGRAMS_MAX = 4096  # control datagrams waiting for the machine; beyond it the newest is dropped and counted

@@ -38,7 +38,7 @@ class Ring:
         """
         self.slots = slots
         self.size = self._size_min = min(first, slots)
-        """Slots in turn: new slices go to ``[0, size)``."""
+        """Slots in turn: new slices go to ``[0, size)``, from the next call of ``give`` on."""
         self.owner = np.full(slots, NOWHERE, np.int64)
         """``int64[slots]``: the slice in each slot, or ``NOWHERE``."""
         self.place = np.full(slice_count, NOWHERE, np.int32)

@@ -11,12 +11,14 @@ import dataclasses
 import functools
 import mmap
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import blake3
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from ghostcast.image.frame import FrameDecoder
 from ghostcast.image.readback import chunk_ranges
@@ -37,16 +39,19 @@ RANGE_SIZE_MAX = 1 << 30
 was interrupted goes on."""
 
 
-_NICENESS, _STEP_SIZE = 19, 8 << 20
+_NICENESS, _STEP_SIZE = 19, 2 << 20
 """How memory is provided that may never be used: by a thread that gives way to all others, so many bytes at a time."""
+
+_FREE_SHARE = 16
+"""No more than this part of the memory that is free."""
 
 
 class Pool:
     """Memory for the image's slices, provided by the kernel before there is any data to put in.
 
-    Left to the data, page faults slow the first tenths of a second of a fast session to a third. So all of it is
-    provided while nobody needs this host; when a session begins, what will be used next. The first half is for source
-    symbols; the second, for repair symbols, is touched only where they arrive.
+    Left to the data, page faults slow the first tenths of a second of a fast session to a third. So it is provided
+    while nobody needs this host, all of it where much is free; when a session begins, what will be used next. The first
+    half is for source symbols; the second, for repair symbols, is touched only where they arrive.
     """
 
     def __init__(self, size: int) -> None:
@@ -57,15 +62,20 @@ class Pool:
         self._in_use = False
         self._start(self._provide_in_advance)
 
-    def _start(self, work: Callable[[], None]) -> None:
-        threading.Thread(target=work, name="pool", daemon=True).start()
+    @staticmethod
+    def _start(work: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # no more threads are allowed: the memory comes with the data
+            threading.Thread(target=work, name="pool", daemon=True).start()
 
     def _provide_in_advance(self) -> None:
-        self._provide(2 * limits.RING_SIZE_FIRST)
+        enough = min(self._size, psutil.virtual_memory().available // _FREE_SHARE)
+        self._provide(min(2 * limits.RING_SIZE_FIRST, enough))
+        if sys.platform != "linux":
+            return
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # of this thread alone, on Linux
-        while self._provided < self._size and not self._in_use:
-            self._provide(self._provided + _STEP_SIZE)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # of this thread alone, here
+        while self._provided < enough and not self._in_use:
+            self._provide(min(self._provided + _STEP_SIZE, enough))
 
     def _provide(self, size: int) -> None:
         """Have the first ``size`` bytes provided; what is in them stays."""
@@ -78,7 +88,10 @@ class Pool:
             self._start(functools.partial(self._provide, 2 * size))
 
     def take(self, row_count: int, symbol_size: int) -> npt.NDArray[np.uint8]:
-        """Return ``uint8[row_count, symbol_size]``, once; freshly reserved where it is more than the pool holds."""
+        """Return ``uint8[row_count, symbol_size]``, once a session, with whatever is in it.
+
+        Freshly reserved where it is more than the pool holds.
+        """
         self._in_use = True
         if row_count * symbol_size > len(self._memory):
             return np.zeros((row_count, symbol_size), np.uint8)

@@ -40,6 +40,11 @@ PATIENCE_S = 600.0
 """How long the demo may take altogether before it is called a failure."""
 
 
+def _memory(receivers: int) -> int:
+    """Return the slice pool of each receiver, so that all together stay on one machine what four take elsewhere."""
+    return max(limits.POOL_SIZE_DEFAULT * 4 // max(receivers, 4), limits.POOL_SIZE_MIN)
+
+
 def parse_share(text: str | float) -> float:
     """Return the share that ``1%`` or ``0.01`` means."""
     number = str(text).strip()
@@ -169,6 +174,7 @@ class _Demo:
             for copy in self.copies:
                 command = [*begin, "receive", str(copy.target), *common, "--max-wait", "60"]
                 command += ["--inject-loss", str(self.loss), "--report", str(copy.report)]
+                command += ["--memory", str(_memory(len(self.copies)))]
                 copy.process = _start(command, self.folder)
                 processes.append(copy.process)
             command = [*begin, "send", str(self.image), *common, "--receivers", str(len(self.copies))]

@@ -41,8 +41,6 @@ EXAMPLES = (
 RANGES_REPORTED_MAX = 10_000
 """Ranges that were read back and differ, in a report file."""
 
-POOL_SIZE_MIN = 16 * limits.MIB
-
 
 class Verify(enum.StrEnum):
     """How far the verification of a copy goes."""
@@ -138,10 +136,9 @@ def receive(
             raise UsageError("--reuse looks for what the target holds, and --fresh does not: choose one of them")
         # The pool takes as much again for repair symbols.
         memory_max = max(psutil.virtual_memory().total // 4, limits.POOL_SIZE_DEFAULT)
-        if not POOL_SIZE_MIN <= memory <= memory_max:
-            raise UsageError(
-                f"--memory must be from {format_size(POOL_SIZE_MIN)} to {format_size(memory_max)} on this machine"
-            )
+        if not limits.POOL_SIZE_MIN <= memory <= memory_max:
+            least, most = format_size(limits.POOL_SIZE_MIN), format_size(memory_max)
+            raise UsageError(f"--memory must be from {least} to {most} on this machine")
         options = ReceiveOptions(
             interface=choose_interface(interface),
             session_name=session,

@@ -118,7 +118,7 @@ def send(
             min=1,
             max=limits.WINDOW_SLICES_MAX,
             help="Slices sent symbol by symbol in turn.",
-            show_default=f"{limits.WINDOW_SLICES_DEFAULT}, more where bursts are lost",
+            show_default=f"{limits.WINDOW_SLICES_DEFAULT}, fewer of large datagrams, more where bursts are lost",
         ),
     ] = None,
     wait_for_slow: Annotated[

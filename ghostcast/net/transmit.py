@@ -43,10 +43,17 @@ than that."""
 
 
 class Pacer:
-    """A token bucket whose rate may change at any time. Its depth is one batch, plus what a late wake-up missed."""
+    """A token bucket whose rate may change at any time. Its depth is one batch, plus what a late wake-up missed.
+
+    Time in which there was nothing to send is no such: ``rested`` says so.
+    """
 
     def __init__(self) -> None:
         self._due = time.monotonic()
+
+    def rested(self) -> None:
+        """Nothing was there to be sent until now."""
+        self._due = max(self._due, time.monotonic() - CATCH_UP_S)
 
     def wait(self, size: int, rate_bytes_per_s: float) -> None:
         """Sleep until ``size`` more bytes may be sent, then account for them."""
@@ -97,6 +104,10 @@ class BatchSender:
         """Datagrams that the kernel did not take: full queue, or the link was down."""
         self._taken = 0
         """Datagrams that the kernel took of the batch under way."""
+
+    def rested(self) -> None:
+        """Nothing was there to be sent until now: that time is not made up for."""
+        self._pacer.rested()
 
     def send_control(self, datagram: bytes) -> None:
         """Send one datagram of any size to the group, send time filled in."""

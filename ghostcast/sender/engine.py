@@ -174,13 +174,15 @@ class SendEngine:
             self._encode_queue.put(_STOP)
             for thread in threads:
                 await asyncio.to_thread(thread.join)
+            self._free_buffers = queue.SimpleQueue()  # a sender that repeats would hold them until garbage is collected
             if self._failure is not None:
                 raise self._failure
 
     def _make_buffers(self, parameters: SessionParameters) -> None:
         """Reserve memory for windows, and have the kernel provide what the first ones need while nobody waits."""
         count = window_datagrams_max(max(parameters.window_slices, parameters.window_slices_max))
-        usual = parameters.window_slices * (parameters.source_symbols + limits.REPAIR_SYMBOLS_START)
+        slices = Partition(parameters.stream_size, parameters.symbol_size, parameters.source_symbols).slice_count
+        usual = min(parameters.window_slices, slices) * (parameters.source_symbols + limits.REPAIR_SYMBOLS_START)
         for _count in range(BUFFERS_DEFAULT):
             buffer = TransmitBuffer(count, parameters.symbol_size)
             buffer.provide(usual)
@@ -236,16 +238,22 @@ class SendEngine:
             rate_start=speed * limits.RATE_START_SHARE if speed else limits.RATE_START_BYTES_PER_S,
             rate_ceiling=speed if speed else limits.RATE_CEILING_BYTES_PER_S,
             repair_symbols=options.repair_symbols,
-            window_slices=options.window_slices or limits.WINDOW_SLICES_DEFAULT,
+            window_slices=options.window_slices or self._usual_window(symbol_size),
             window_slices_max=0 if options.window_slices else self._widest_window(symbol_size),
             leave_slow=options.leave_slow,
         )
 
     @staticmethod
-    def _widest_window(symbol_size: int) -> int:
+    def _usual_window(symbol_size: int) -> int:
+        """Return D where nothing is known of bursts."""
+        affordable = limits.WINDOW_SIZE_DEFAULT // (symbol_size * limits.SOURCE_SYMBOLS_DEFAULT)
+        return max(1, min(limits.WINDOW_SLICES_DEFAULT, affordable))
+
+    @classmethod
+    def _widest_window(cls, symbol_size: int) -> int:
         """Return D where bursts of loss are measured: what receivers' pools hold several times."""
         affordable = limits.WINDOW_SIZE_BURSTS // (symbol_size * limits.SOURCE_SYMBOLS_DEFAULT)
-        return max(limits.WINDOW_SLICES_DEFAULT, min(limits.WINDOW_SLICES_BURSTS, affordable))
+        return max(cls._usual_window(symbol_size), min(limits.WINDOW_SLICES_BURSTS, affordable))
 
     def _wanted(self, parameters: SessionParameters) -> npt.NDArray[np.bool_]:
         """Return ``bool[slice_count]``: slices that hold a byte of any chunk that has to be transferred."""
@@ -362,6 +370,14 @@ class SendEngine:
             self._transmit_queue.put((rows, buffer))
         self._transmit_queue.put(_STOP)
 
+    def _next_to_transmit(self, sender: BatchSender) -> object:
+        try:
+            return self._transmit_queue.get_nowait()
+        except queue.Empty:
+            item = self._transmit_queue.get()
+            sender.rested()
+            return item
+
     def _transmit_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         assert self.sender is not None
         assert self.session is not None
@@ -370,7 +386,7 @@ class SendEngine:
         def rate() -> float:
             return session.rate_bytes_per_s
 
-        while (item := self._transmit_queue.get()) is not _STOP:
+        while (item := self._next_to_transmit(sender)) is not _STOP:
             try:
                 if isinstance(item, bytes):
                     sender.send_control(item)

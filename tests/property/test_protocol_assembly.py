@@ -213,6 +213,11 @@ class RingMachine(RuleBasedStateMachine):
         # What somebody waits for is on its way to being ready, or is missing and can be asked for.
         for slice_index in needed:
             assert state[slice_index] != SliceState.UNWANTED
+        missing = np.flatnonzero(state == SliceState.MISSING)
+        if len(missing) and not pinned:
+            # Whatever the ring is full of, the first one is asked for, and so, all are in the end.
+            first = int(missing[0])
+            assert ring.in_ring(missing[:1])[0] or first in ring.wholly_missing(0, self.partition.slice_count)
 
 
 RingMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -131,6 +131,32 @@ def test_a_pinned_slice_stays_and_the_newcomer_is_counted() -> None:
     assert put(ring, (6, 0), end=30).tolist() != [ring.trash_row]
 
 
+@pytest.mark.parametrize(
+    ("symbols", "end"),
+    [
+        pytest.param([(8, 0), (8, 1)], 20, id="of a later window"),
+        pytest.param([(8, 0), (8, 1)], 10, id="of the same window"),
+        pytest.param([(5, 0), (5, 1)], 20, id="sent again"),
+        pytest.param([(8, K), (8, K + 1)], 20, id="repair"),
+    ],
+)
+@pytest.mark.parametrize("pinned", [1, 2])
+def test_symbols_without_a_slot_are_this_hosts_fault_where_workers_hold_half(
+    symbols: list[tuple[int, int]], end: int, pinned: int
+) -> None:
+    ring = assembly(slices=9, slots=4)
+    put(ring, (6, 0), end=5)
+    put(ring, *((s, esi) for s in range(1, 5) for esi in range(K)), end=10)
+    ring.release(4) if ring.in_ring(np.array([4]))[0] else None
+    for slice_index in range(1, 1 + pinned):
+        ring.pin(slice_index)
+    before = ring.counters.surplus
+    rows = put(ring, *symbols, end=end)
+    lost = int((rows == ring.trash_row).sum())
+    assert ring.counters.surplus - before == lost
+    assert ring.counters.pool_full == (lost if pinned == 2 else 0)
+
+
 def test_where_a_worker_reads_the_oldest_the_next_one_is_forgotten() -> None:
     ring = assembly(slices=9)
     for slice_index in range(3):

@@ -251,6 +251,22 @@ def test_at_a_low_rate_a_wake_up_that_is_a_batch_late_is_made_up_for(monkeypatch
     assert clock.now - begun == pytest.approx(1000 * 64_768 / (190 * limits.MEGABIT), rel=0.01)
 
 
+@pytest.mark.parametrize(("megabit", "made_up_s"), [(10, 0.002), (190, 0.002), (10_000, 0.002)])
+def test_time_in_which_there_was_nothing_to_send_is_gone(
+    monkeypatch: pytest.MonkeyPatch, megabit: int, made_up_s: float
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(transmit, "time", clock)
+    pacer = Pacer()
+    clock.now += 10
+    pacer.rested()
+    rate = megabit * limits.MEGABIT
+    begun = clock.now
+    for _batch in range(100):
+        pacer.wait(64_768, rate)
+    assert clock.now - begun >= 99 * 64_768 / rate - made_up_s - transmit.SLEEP_MIN_S
+
+
 def test_a_new_rate_counts_from_the_next_batch_on(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(transmit, "time", clock)

@@ -215,5 +215,13 @@ def test_more_vectors_than_one_call_takes_are_left_to_the_other_way(tmp_path: Pa
         assert not FileBytes(file.fileno(), "stream").read_vectors(vectors, 0, 0)
 
 
+def test_memory_that_is_provided_keeps_what_is_in_it() -> None:
+    buffer = TransmitBuffer(3000, SYMBOL_SIZE)
+    buffer.rows[:] = 7
+    for count in (0, 1, 2000, 3000, 9000):
+        buffer.provide(count)
+    assert (buffer.rows == 7).all()
+
+
 def test_the_largest_window_fits_the_header() -> None:
     assert window_datagrams_max(limits.WINDOW_SLICES_MAX) - 1 < 2**16
