@@ -475,6 +475,14 @@ class Assembly:
         """
         self._end_sequence[self._end_sequence > sequence + (0 if all_sent else _OVERTAKEN_MAX)] = sequence
 
+    def limit_frontier(self, sent_below: int) -> None:
+        """Correct how far the stream has come, by the sender's word: no slice from ``sent_below`` on was sent.
+
+        A damaged or forged header can put it at the end of the image; all that follows would then count as sent again,
+        and would not take a slot from an older slice any more.
+        """
+        self._frontier = min(self._frontier, sent_below)
+
     def partial_deficits(self, closed_sequence: int) -> tuple[Int64Array, Int64Array]:
         """Return ``(slices, deficits)`` of slices held in part whose windows have passed ``closed_sequence``."""
         owner = self._ring.owner

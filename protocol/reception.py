@@ -268,6 +268,7 @@ class Reception:
         image.sent_below = min(message.cursor, image.partition.slice_count)
         for item in self.objects.values():
             item.assembly.end_windows(message.sequence, all_sent=idle)
+            item.assembly.limit_frontier(item.sent_below)
             item.whole_due = True
             item.sender_pass, item.sender_idle = message.pass_index, idle
         # The manifest goes before the image: a late joiner whose NACK is lost need not wait for the end of a long pass.

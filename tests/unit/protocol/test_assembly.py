@@ -274,6 +274,16 @@ def test_window_ends_that_cannot_be_are_corrected() -> None:
     assert ring.end_sequences(np.array([0, 1])).tolist() == [200, 200]
 
 
+def test_how_far_the_stream_has_come_is_corrected_by_the_senders_word() -> None:
+    """Else one forged header makes a receiver whose slots are full drop all that is new."""
+    ring = assembly(slices=100, slots=4)
+    put(ring, (99, 7), end=5)
+    for slice_index in range(20):
+        ring.limit_frontier(slice_index)
+        put(ring, (slice_index, 0), end=10 + slice_index)
+    assert ring.in_ring(np.array([17, 18, 19])).all()
+
+
 @pytest.mark.parametrize("slots", [1, 2, 100])
 def test_no_more_slots_than_slices_and_at_least_one(slots: int) -> None:
     assert assembly(slices=6, slots=slots).slots == min(slots, 6)
