@@ -109,12 +109,9 @@ class ObjectMemory:
         self.symbols = SymbolRows(self.rows)
         self._flat = self.rows.reshape(-1)
 
-    def view(self, ranges: Sequence[tuple[int, int]]) -> memoryview:
-        """Return these half-open ranges of bytes of the rows (``Assembly.ranges``) as one: without a copy, if one."""
-        if len(ranges) == 1:
-            start, stop = ranges[0]
-            return self._flat[start:stop].data
-        return np.concatenate([self._flat[:0], *(self._flat[start:stop] for start, stop in ranges)]).data
+    def pieces(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """Return half-open ranges of bytes of the rows (``Assembly.ranges``) without a copy."""
+        return [self._flat[start:stop].data for start, stop in ranges]
 
 
 def decode_slices(
@@ -148,19 +145,20 @@ class ChunkWriter:
         self._manifest = manifest
         self._local = threading.local()
 
-    def check_and_write(self, frame: memoryview, chunk: int) -> bool:
-        """Write one chunk if ``frame`` matches its digest; returns whether it did.
+    def check_and_write(self, pieces: Sequence[memoryview], chunk: int) -> bool:
+        """Write one chunk if its frame, which lies in ``pieces``, matches its digest; returns whether it did.
 
         Raises:
             TargetError: the target failed.
             ImageError: the frame matches its digest and still is not the chunk: the manifest lies.
         """
+        worker = self._worker()
+        frame = pieces[0] if len(pieces) == 1 else worker.join(pieces)
         with self._stages("hash", len(frame)):
             digest = blake3.blake3(frame).digest()
         if digest != self._manifest.stored_digests[chunk].tobytes():
             return False
         raw_start, raw_stop = self._manifest.raw_range(chunk)
-        worker = self._worker()
         raw = worker.page[: raw_stop - raw_start]
         try:
             with self._stages("decompress", len(raw)):
@@ -197,7 +195,8 @@ class ChunkWriter:
         if worker is None:
             # Anonymous memory begins on a page, which writes past the page cache need.
             page = memoryview(mmap.mmap(-1, self._manifest.chunk_size))
-            worker = self._local.worker = _Worker(FrameDecoder(), page)
+            joined = memoryview(mmap.mmap(-1, max(1, int(self._manifest.stored_sizes.max(initial=0)))))
+            worker = self._local.worker = _Worker(FrameDecoder(), page, joined)
         return worker
 
 
@@ -208,6 +207,17 @@ class _Worker:
     decoder: FrameDecoder
     page: memoryview
     """Room for one raw chunk."""
+    joined: memoryview
+    """Room for the longest frame, where one lies in pieces: memory that is asked for anew each time stays with whoever
+    asked for it."""
+
+    def join(self, pieces: Sequence[memoryview]) -> memoryview:
+        """Return the pieces as one, valid until the next call."""
+        end = 0
+        for piece in pieces:
+            self.joined[end : end + len(piece)] = piece
+            end += len(piece)
+        return self.joined[:end]
 
 
 def zero_chunks(manifest: Manifest) -> npt.NDArray[np.int64]:

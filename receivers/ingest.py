@@ -346,7 +346,7 @@ class Ingest:
         ranges = memory.assembly.ranges(0, announce.manifest_size)
 
         def job() -> _Result:
-            data = bytes(memory.view(ranges))
+            data = b"".join(memory.pieces(ranges))
             return _ManifestRead(read_manifest(data, announce.manifest_digest, announce.raw_size, announce.stream_size))
 
         return job

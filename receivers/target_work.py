@@ -198,7 +198,7 @@ class TargetWork:
         ranges = memory.assembly.ranges(*copy.manifest.stored_range(chunk))
 
         def job() -> TargetResult:
-            good = writer.check_and_write(memory.view(ranges), chunk)
+            good = writer.check_and_write(memory.pieces(ranges), chunk)
             copy.right[chunk] |= good  # noted here, for by now the session may be over
             return ChunkChecked(chunk, good)
 

@@ -31,9 +31,13 @@ HANDFUL = 4
 """Threads and descriptors that a process may need late: the report's file, the one who waits for the threads' end."""
 
 LOSS = 0.02
+POOL_SIZE = "16MiB"
+"""Small, so that all of it is soon in use: a larger one is touched as far as bad luck needs it, however late."""
+
 SAMPLE_INTERVAL_S = 0.1
-GROWTH_MAX_KIB = 24 * 1024
-"""Memory that may still be touched for the first time late: workers' and zstd's buffers, repair rows of bad luck."""
+GROWTH_MAX_KIB = 36 * 1024
+"""Memory that may still be touched for the first time late: repair rows of bad luck, as much as the pool, and workers'
+and zstd's buffers."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,7 +80,10 @@ def test_nothing_grows_but_the_copies(commands: Processes, scratch: pathlib.Path
             bridge.set_loss(host, LOSS)
         session = Session(commands, tmp_path)
         sender = session.send(bridge.sender, source, "--receivers", str(RECEIVERS))
-        receivers = [(session.receive(host, scratch / host.name), scratch / host.name) for host in bridge.receivers]
+        receivers = [
+            (session.receive(host, scratch / host.name, "--memory", POOL_SIZE), scratch / host.name)
+            for host in bridge.receivers
+        ]
         sender.process.await_event("started", timeout_s=60)
         everybody = [sender.process, *(command.process for command, _ in receivers)]
         samples: dict[str, list[Sample]] = {process.name: [] for process in everybody}

@@ -6,6 +6,7 @@ Method: real images, and real files as targets; damage in every place it can be.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import random
 import threading
@@ -120,15 +121,15 @@ def test_where_memory_or_threads_are_short_it_comes_with_the_data(monkeypatch: p
     Pool(4096).take(1, 1440)[:] = 1
 
 
-def test_a_view_joins_what_lies_apart_and_copies_nothing_else() -> None:
+def test_pieces_are_the_rows_own_memory() -> None:
     partition = Partition(10 * K * SYMBOL_SIZE, SYMBOL_SIZE, K)
     memory = ObjectMemory(partition, Assembly(partition, 3, np.ones(10, np.bool_)))
     memory.rows[:] = np.random.default_rng(1).integers(0, 256, memory.rows.shape, np.uint8)
     flat = memory.rows.tobytes()
-    assert bytes(memory.view([(10, 20)])) == flat[10:20]
-    assert np.shares_memory(np.frombuffer(memory.view([(10, 20)]), np.uint8), memory.rows)
-    assert bytes(memory.view([(700, 768), (0, 5), (300, 301)])) == flat[700:768] + flat[:5] + flat[300:301]
-    assert bytes(memory.view([])) == b""
+    pieces = memory.pieces([(700, 768), (0, 5), (300, 301)])
+    assert b"".join(pieces) == flat[700:768] + flat[:5] + flat[300:301]
+    assert all(np.shares_memory(np.frombuffer(piece, np.uint8), memory.rows) for piece in pieces)
+    assert memory.pieces([]) == []
 
 
 @pytest.mark.parametrize("last", [K, 3])
@@ -189,7 +190,20 @@ def test_good_chunks_are_written_in_any_order_each_in_its_place(case: Case) -> N
     order = list(range(case.manifest.chunk_count))
     random.Random(1).shuffle(order)
     for chunk in order:
-        assert case.writer.check_and_write(case.frame(chunk), chunk)
+        assert case.writer.check_and_write([case.frame(chunk)], chunk)
+    case.target.finish(case.manifest.raw_size)
+    case.target.close()
+    assert case.path.read_bytes() == case.raw
+
+
+def test_a_frame_that_lies_in_pieces_is_joined(case: Case) -> None:
+    rng = random.Random(2)
+    for chunk in range(case.manifest.chunk_count):
+        frame = case.frame(chunk)
+        cuts = sorted({0, len(frame), *(rng.randrange(len(frame)) for _cut in range(3))})
+        pieces = [frame[start:stop] for start, stop in itertools.pairwise(cuts)]
+        assert not case.writer.check_and_write(pieces[::-1], chunk)
+        assert case.writer.check_and_write(pieces, chunk)
     case.target.finish(case.manifest.raw_size)
     case.target.close()
     assert case.path.read_bytes() == case.raw
@@ -202,10 +216,10 @@ def test_a_chunk_with_one_wrong_bit_is_refused_and_nothing_is_written(case: Case
         start, stop = case.manifest.stored_range(chunk)
         offset = {"first": start, "middle": (start + stop) // 2, "last": stop - 1}[place]
         case.stream[offset] ^= 0x10
-        assert not case.writer.check_and_write(case.frame(chunk), chunk)
+        assert not case.writer.check_and_write([case.frame(chunk)], chunk)
         case.stream[offset] ^= 0x10
     assert case.path.read_bytes() == before
-    assert case.writer.check_and_write(case.frame(0), 0)
+    assert case.writer.check_and_write([case.frame(0)], 0)
     case.target.close()
 
 
@@ -223,7 +237,7 @@ def test_a_frame_that_is_not_the_chunk_is_the_images_fault_and_is_not_written(ca
             manifest = dataclasses.replace(case.manifest, stored_digests=digests)
         writer = ChunkWriter(case.target, manifest)
         with pytest.raises(ImageError, match="the image is damaged at its source: chunk 1: "):
-            writer.check_and_write(case.frame(1), 1)
+            writer.check_and_write([case.frame(1)], 1)
     assert case.path.read_bytes() == before
     case.target.close()
 
