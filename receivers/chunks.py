@@ -63,29 +63,30 @@ class Pool:
         self._start(self._provide_in_advance)
 
     @staticmethod
-    def _start(work: Callable[[], None]) -> None:
+    def _start(work: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # no more threads are allowed: the memory comes with the data
             threading.Thread(target=work, name="pool", daemon=True).start()
 
     def _provide_in_advance(self) -> None:
         enough = min(self._size, psutil.virtual_memory().available // _FREE_SHARE)
-        self._provide(min(2 * limits.RING_SIZE_FIRST, enough))
+        libc.provide(self._up_to(min(2 * limits.RING_SIZE_FIRST, enough)))
         if sys.platform != "linux":
             return
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # of this thread alone, here
         while self._provided < enough and not self._in_use:
-            self._provide(min(self._provided + _STEP_SIZE, enough))
+            libc.provide(self._up_to(min(self._provided + _STEP_SIZE, enough)))
 
-    def _provide(self, size: int) -> None:
-        """Have the first ``size`` bytes provided; what is in them stays."""
+    def _up_to(self, size: int) -> npt.NDArray[np.uint8]:
+        """Return what was not asked for yet of the first ``size`` bytes, once."""
         begin, self._provided = self._provided, max(self._provided, min(size, self._size))
-        libc.provide(self._memory[begin : self._provided])
+        return self._memory[begin : self._provided]
 
     def will_use(self, size: int) -> None:
-        """The first ``size`` bytes are in use: have as many again provided, in the background."""
-        if min(2 * size, self._size) > self._provided:
-            self._start(functools.partial(self._provide, 2 * size))
+        """The first ``size`` bytes are in use: have as many again provided, in the background, content kept."""
+        more = self._up_to(2 * size)
+        if len(more):
+            self._start(functools.partial(libc.provide, more))
 
     def take(self, row_count: int, symbol_size: int) -> npt.NDArray[np.uint8]:
         """Return ``uint8[row_count, symbol_size]``, once a session, with whatever is in it.
