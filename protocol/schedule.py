@@ -19,6 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from protocol import limits
 from protocol.partition import Partition
 
 SurplusRule = Callable[[int, bool], int]
@@ -26,6 +27,18 @@ SurplusRule = Callable[[int, bool], int]
 
 _SCAN_BLOCK = 1 << 16
 """Slices looked at together while searching for the next need: bounds one poll to microseconds for any image."""
+
+
+def window_slices(symbol_size: int) -> tuple[int, int]:
+    """Return D where nothing is known of bursts of loss, and where they are measured, for symbols of so many bytes.
+
+    Larger symbols make fewer slices: what a window brings is complete at its end only, and receivers' pools have to
+    hold several.
+    """
+    size = symbol_size * limits.SOURCE_SYMBOLS_DEFAULT
+    usual = min(limits.WINDOW_SLICES_DEFAULT, limits.WINDOW_SIZE_DEFAULT // size)
+    widest = min(limits.WINDOW_SLICES_BURSTS, limits.WINDOW_SIZE_BURSTS // size)
+    return max(1, usual), max(1, widest)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

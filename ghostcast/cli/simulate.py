@@ -159,8 +159,16 @@ def simulate(
         str, typer.Option("--fec", metavar="H|auto", parser=parse_fec, help="Repair symbols per slice sent unasked.")
     ] = "auto",
     interleave: Annotated[
-        int, typer.Option("--interleave", metavar="D", min=1, max=limits.WINDOW_SLICES_MAX, help="Slices in a window.")
-    ] = limits.WINDOW_SLICES_DEFAULT,
+        int | None,
+        typer.Option(
+            "--interleave",
+            metavar="D",
+            min=1,
+            max=limits.WINDOW_SLICES_MAX,
+            help="Slices in a window.",
+            show_default="as send has it",
+        ),
+    ] = None,
     mtu: Annotated[int, typer.Option("--mtu", help="1500 or 9000.")] = 1500,
     seed: Annotated[int, typer.Option("--seed", min=0, max=(1 << 63) - 1, help="Of everything random.")] = 1,
     plot: Annotated[
@@ -227,7 +235,7 @@ class _Wishes:
     late_join: str | None
     die: str | None
     fec: str
-    interleave: int
+    interleave: int | None
     mtu: int
     seed: int
 

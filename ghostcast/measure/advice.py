@@ -15,6 +15,7 @@ from ghostcast.net.sockets import RECEIVE_BUFFER_SIZE
 from protocol import limits, parity
 from protocol.measurement import INTERLEAVES, SLICE_LOSS_UNKNOWN
 from protocol.rate import CUT_MARGIN
+from protocol.schedule import window_slices
 
 SLOW_SHARE = 0.5
 """A receiver below this share of the median holds the others down."""
@@ -91,7 +92,7 @@ def suggest(measurement: Measurement) -> Suggestion | None:
     losses = [_pooled_loss(calm, index) for index in carried]
     losing = [loss for loss in losses if loss > parity.LOSS_NEGLIGIBLE]
     modelled = parity.surplus(limits.SOURCE_SYMBOLS_DEFAULT, len(losing), max(losing, default=0.0))
-    interleave, measured = _interleave(calm, list(carried))
+    interleave, measured = _interleave(calm, list(carried), measurement.symbol_size)
     return Suggestion(
         rate=rate,
         repair_symbols=min(max(modelled, measured), limits.REPAIR_SYMBOLS_MAX),
@@ -110,9 +111,9 @@ def _pooled_loss(steps: list[StepResult], index: int) -> float:
     return sum(loss.network for loss in losses) / expected if expected else 0.0
 
 
-def _interleave(steps: list[StepResult], indices: list[int]) -> tuple[int, int]:
+def _interleave(steps: list[StepResult], indices: list[int], symbol_size: int) -> tuple[int, int]:
     """Return (window slices, symbols that a slice loses with them) for the loss pattern of the fastest calm step."""
-    default = limits.WINDOW_SLICES_DEFAULT
+    default = window_slices(symbol_size)[0]
     for step in reversed(steps):
         heard = [index for index in indices if index in step.outcomes]
         outcomes = [step.outcomes[index] for index in heard if step.loss(index).host <= step.loss(index).network]

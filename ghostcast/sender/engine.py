@@ -40,7 +40,7 @@ from protocol.extents import Extents
 from protocol.manifest import manifest_digest
 from protocol.messages import EndReason
 from protocol.partition import Partition
-from protocol.schedule import Window
+from protocol.schedule import Window, window_slices
 from protocol.sender_events import Destination, Event, SessionParameters
 from protocol.sender_session import SenderSession
 
@@ -213,6 +213,7 @@ class SendEngine:
         options, manifest = self.options, self.image.manifest
         speed = float(options.interface.speed_bytes_per_s)
         symbol_size = options.symbol_size or options.interface.symbol_size_max
+        usual, widest = window_slices(symbol_size)
         slices = Partition(manifest.stream_size, symbol_size).slice_count
         if slices > limits.SLICE_COUNT_MAX:
             raise UsageError(
@@ -238,22 +239,10 @@ class SendEngine:
             rate_start=speed * limits.RATE_START_SHARE if speed else limits.RATE_START_BYTES_PER_S,
             rate_ceiling=speed if speed else limits.RATE_CEILING_BYTES_PER_S,
             repair_symbols=options.repair_symbols,
-            window_slices=options.window_slices or self._usual_window(symbol_size),
-            window_slices_max=0 if options.window_slices else self._widest_window(symbol_size),
+            window_slices=options.window_slices or usual,
+            window_slices_max=0 if options.window_slices else widest,
             leave_slow=options.leave_slow,
         )
-
-    @staticmethod
-    def _usual_window(symbol_size: int) -> int:
-        """Return D where nothing is known of bursts."""
-        affordable = limits.WINDOW_SIZE_DEFAULT // (symbol_size * limits.SOURCE_SYMBOLS_DEFAULT)
-        return max(1, min(limits.WINDOW_SLICES_DEFAULT, affordable))
-
-    @classmethod
-    def _widest_window(cls, symbol_size: int) -> int:
-        """Return D where bursts of loss are measured: what receivers' pools hold several times."""
-        affordable = limits.WINDOW_SIZE_BURSTS // (symbol_size * limits.SOURCE_SYMBOLS_DEFAULT)
-        return max(cls._usual_window(symbol_size), min(limits.WINDOW_SLICES_BURSTS, affordable))
 
     def _wanted(self, parameters: SessionParameters) -> npt.NDArray[np.bool_]:
         """Return ``bool[slice_count]``: slices that hold a byte of any chunk that has to be transferred."""

@@ -86,7 +86,8 @@ class Scenario:
     repair_symbols: int | None = None
     """Proactive repair symbols per slice, or None: follow the measured loss."""
     source_symbols: int = limits.SOURCE_SYMBOLS_DEFAULT
-    window_slices: int = limits.WINDOW_SLICES_DEFAULT
+    window_slices: int | None = None
+    """D, or None: the usual one, and wider where bursts are lost."""
     symbol_size: int = 1440
     uplink: Way = dataclasses.field(default_factory=Way)
     racks: int = 1
@@ -137,7 +138,8 @@ class Scenario:
         )
         must(1 <= self.source_symbols < limits.CODE_LENGTH, f"k is 1 to {limits.CODE_LENGTH - 1}")
         must(
-            1 <= self.window_slices <= limits.WINDOW_SLICES_MAX, f"a window has 1 to {limits.WINDOW_SLICES_MAX} slices"
+            self.window_slices is None or 1 <= self.window_slices <= limits.WINDOW_SLICES_MAX,
+            f"a window has 1 to {limits.WINDOW_SLICES_MAX} slices",
         )
         must(
             self.symbol_size % limits.SYMBOL_SIZE_STEP == 0

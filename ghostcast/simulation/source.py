@@ -19,7 +19,7 @@ from protocol import limits, symbols, wire
 from protocol.extents import Extents
 from protocol.manifest import manifest_digest
 from protocol.partition import Partition
-from protocol.schedule import Window
+from protocol.schedule import Window, window_slices
 from protocol.sender_events import Destination, SessionParameters, StartRule
 from protocol.symbols import SymbolBatch
 
@@ -70,6 +70,7 @@ class SourceNode:
         self.alive = True
         scenario, manifest = world.scenario, world.manifest
         encoded = manifest.encode()
+        usual, widest = window_slices(scenario.symbol_size)
         parameters = SessionParameters(
             session_id=session_id,
             name=world.name,
@@ -90,10 +91,8 @@ class SourceNode:
             rate_ceiling=scenario.rate_ceiling,
             repair_symbols=scenario.repair_symbols,
             source_symbols=scenario.source_symbols,
-            window_slices=scenario.window_slices,
-            window_slices_max=limits.WINDOW_SLICES_BURSTS
-            if scenario.window_slices == limits.WINDOW_SLICES_DEFAULT
-            else 0,
+            window_slices=scenario.window_slices or usual,
+            window_slices_max=0 if scenario.window_slices else widest,
         )
         extents = Extents(scenario.partition(manifest), manifest.stored_offsets, manifest.transferred)
         self.wanted = extents.wanted_slices

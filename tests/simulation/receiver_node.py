@@ -317,7 +317,7 @@ class UnmovedReceiverNode(ReceiverNode):
 
     def __init__(self, network: Network, manifest: Manifest, **options: object) -> None:
         self._known = manifest
-        super().__init__(network, **options)  # type: ignore[arg-type]
+        super().__init__(network, **options)  # type: ignore[arg-type]  # fields by name, checked where they go
 
     def _decode(self, session: ReceiverSession, object_id: int, slice_index: int) -> Callable[[], None]:
         return lambda: session.slice_decoded(object_id, slice_index)

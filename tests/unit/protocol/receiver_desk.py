@@ -136,6 +136,15 @@ class Desk:
                 found.append(event)
         return found
 
+    def read_manifest(self) -> None:
+        """Be welcome, and have the manifest come and match, when all of the image was sent before."""
+        self.welcome()
+        self.cursor = CHUNKS
+        self.window(MANIFEST, [0], [0, 1])
+        self.manifest_sent = True
+        self.events()
+        self.session.extent_checked(MANIFEST, 0, good=True)
+
 
 def ready_desk() -> Desk:
     desk = Desk()
@@ -149,12 +158,7 @@ def ready_desk() -> Desk:
 def check_begun() -> Desk:
     """Return a receiver that looks through its target while the sender has nothing to send."""
     desk = Desk()
-    desk.welcome()
-    desk.cursor = CHUNKS
-    desk.window(MANIFEST, [0], [0, 1])
-    desk.manifest_sent = True
-    desk.events()
-    desk.session.extent_checked(MANIFEST, 0, good=True)
+    desk.read_manifest()
     desk.session.manifest_known(manifest(), np.ones(CHUNKS, np.bool_), 0, checking=True)
     desk.status()
     desk.pass_time(200 * MS)

@@ -24,7 +24,7 @@ def parameters(start: StartRule, **changes: object) -> SessionParameters:
         "symbol_size": SYMBOL, "group": 1, "port": 7767, "control_port": 4000, "start": start, "rate": 1e6,
         "repair_symbols": 0, "source_symbols": K, "window_slices": 4,
     }  # fmt: skip
-    return SessionParameters(**fields | changes)  # type: ignore[arg-type]
+    return SessionParameters(**fields | changes)  # type: ignore[arg-type]  # fields by name, checked where they go
 
 
 class Desk:

@@ -49,12 +49,7 @@ def test_a_lossless_image_is_asked_nothing_and_done_is_said_after_the_flush() ->
 
 def test_resume_asks_for_the_rest_only() -> None:
     desk = Desk()
-    desk.welcome()
-    desk.cursor = CHUNKS
-    desk.window(MANIFEST, [0], [0, 1])
-    desk.manifest_sent = True
-    desk.events()
-    desk.session.extent_checked(MANIFEST, 0, good=True)
+    desk.read_manifest()
     desk.session.manifest_known(manifest(), np.array([False, True, False, False, True]), 3 * 4096)
     desk.status()
     desk.pass_time(10 * MS)

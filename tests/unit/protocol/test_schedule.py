@@ -12,7 +12,7 @@ import pytest
 
 from protocol import limits
 from protocol.partition import Partition
-from protocol.schedule import Schedule, Window
+from protocol.schedule import Schedule, Window, window_slices
 
 K = 8
 
@@ -227,3 +227,10 @@ def test_where_all_is_by_request_anything_may_be_asked_for_at_any_time() -> None
     assert plan.first_pass_cursor == 10
     windows, _sequence = drain(plan, size=1)
     assert [window.slices.tolist() for window in windows] == [[1], [8]]
+
+
+@pytest.mark.parametrize(
+    ("symbol_size", "expected"), [(32, (32, 128)), (1440, (32, 128)), (8928, (8, 25)), (1 << 20, (1, 1))]
+)
+def test_windows_of_large_symbols_have_fewer_slices(symbol_size: int, expected: tuple[int, int]) -> None:
+    assert window_slices(symbol_size) == expected

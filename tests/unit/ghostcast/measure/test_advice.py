@@ -5,6 +5,8 @@ Method: measurements made by hand, one trouble each, beside one without any.
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from ghostcast.measure.advice import findings, suggest
@@ -40,6 +42,14 @@ def test_independent_loss_gets_what_the_senders_model_says() -> None:
     assert suggestion.interleave == 32
     assert "r1 loses 1.00% at every rate" in texts(made)
     assert "burst" not in texts(made)
+
+
+def test_large_datagrams_get_the_window_that_send_has_for_them() -> None:
+    made = measurement([listener(0)], [(100, [outcome(0, 0)])])
+    made = dataclasses.replace(made, symbol_size=8928)
+    suggestion = suggest(made)
+    assert suggestion is not None
+    assert suggestion.interleave == 8
 
 
 def test_bursts_get_more_redundancy_than_independent_loss_and_a_longer_window() -> None:
