@@ -141,6 +141,12 @@ class ReceiverFeedback:
         self._due[Timer.DONE] = now + self._rng.randrange(feedback.join_spread_ns(self._receivers) + 1)
         self._done_retry_ns = feedback.done_repeat_ns(self._receivers)
 
+    @property
+    def sending_rate(self) -> float:
+        """See ``ReceiverSession``."""
+        told = 0 if self._advice is None else self._advice.rate
+        return float(told or limits.RATE_CEILING_BYTES_PER_S)
+
     # --- what the sender advises ----------------------------------------------------------------------------------
 
     def take_feedback_advice(self, message: messages.FeedbackAdvice, now: int) -> None:

@@ -66,6 +66,11 @@ class ReceiverSession:
         self._joining = Joining(announce.join_spread_ms * limits.MILLISECOND_NS, rng, now)
         self._feedback = ReceiverFeedback(announce, self.reception, rng, now)
 
+    @property
+    def sending_rate(self) -> float:
+        """Bytes per second that the sender paces at, as it told last; the highest of all before it did."""
+        return self._feedback.sending_rate
+
     def poll_event(self) -> Event | None:
         """Return the next thing for the engine to do."""
         return self._events.popleft() if self._events else None

@@ -28,6 +28,7 @@ from protocol.manifest import Manifest
 from protocol.receiver_events import AllWritten, Ended, Event, ExtentReady, ReceiverState, SliceToDecode, Welcomed
 from protocol.receiver_session import ReceiverSession
 from protocol.reed_solomon import Code, Codec
+from receivers import gathering
 from receivers.chunks import ObjectMemory, Pool, decode_slices, read_manifest
 from receivers.observer import Observer
 from receivers.options import ReceiveOptions
@@ -35,18 +36,6 @@ from receivers.scan import Compared
 from receivers.target_work import ChunkChecked, Fitted, Flushed, Prepared, TargetResult, TargetWork
 from receivers.workers import WorkerPool, worker_count
 
-GATHER_MIN_S, GATHER_MAX_S = 0.006, 0.03
-"""Pause after a small fetch, so that the next one is larger: a fetch costs about 0.3 ms whatever it brings, and a
-millisecond where many receivers share the processor's caches. Only where the receive buffer covers the shortest pause
-at 10 Gbit/s; what makes a pause longer is a slow stream. A trickle, which is control or the end of a repair, waits
-least."""
-
-GATHER_DATAGRAMS = 1024
-"""What a fetch should bring after the pause."""
-
-GATHER_TRICKLE = 32
-
-GATHER_BUFFER_SIZE = 8 << 20
 PAUSE_FILL = 0.75
 """Share of the slice pool in the workers' hands beyond which nothing more is fetched: what is fetched then could only
 be dropped, one slice here and one there, at the cost of the processor time that the workers need. Left to itself, the
@@ -125,7 +114,7 @@ class Ingest:
         self._wake_out.setblocking(False)
         announce = session.found.announce
         self._receiver = BatchReceiver(data_socket, announce.symbol_size, self._wake_out)
-        self._gather = buffer_size >= GATHER_BUFFER_SIZE
+        self._buffer_size = buffer_size
         self._fetched_ns = 0
         manifest, image, reception = limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE, session.reception
         self._memory = {
@@ -208,9 +197,8 @@ class Ingest:
         if batch is None:
             self._wait(now)
             self._fetched_ns = time.monotonic_ns()  # what comes next says nothing of a rate during the wait
-        elif self._gather and batch.messages < self._receiver.slot_count // 2:
-            with self._stages("wait"):
-                time.sleep(gather_s(len(batch.headers), (now - before_ns) / limits.SECOND_NS))
+        elif not batch.full:
+            self._gather(len(batch.headers), (now - before_ns) / limits.SECOND_NS)
 
     def _fetch(self) -> Batch | None:
         if self._paused:
@@ -253,6 +241,23 @@ class Ingest:
             return
         with self._stages("wait"):
             self._receiver.wait(min((due - now) / limits.MILLISECOND_NS, WAIT_MAX_MS), data=not self._paused)
+
+    def _gather(self, datagrams: int, elapsed_s: float) -> None:
+        """Leave what comes in the kernel for a while, after a fetch that brought so much."""
+        image = self._session.reception.assembly(limits.OBJECT_IMAGE)
+        pause_s = gathering.pause_s(
+            datagrams,
+            elapsed_s,
+            lacking=image.missing_count * image.partition.source_symbols,
+            buffer_size=self._buffer_size,
+            rate=self._session.sending_rate,
+        )
+        with self._stages("wait"):
+            if image.missing_count:
+                time.sleep(pause_s)
+            else:
+                # What comes is for others. What this receiver waits for is its workers.
+                self._receiver.wait(pause_s * 1000, data=False)
 
     def _send_out(self) -> None:
         session, outbox = self._session, self.outbox
@@ -386,18 +391,6 @@ class Ingest:
     def _give_up(self, error: GhostcastError) -> None:
         self.error = error
         self._session.fail(str(error))
-
-
-def gather_s(datagrams: int, elapsed_s: float) -> float:
-    """Return how long to wait, so that the next fetch brings enough, after one that brought ``datagrams``.
-
-    Args:
-        datagrams: data datagrams of the last fetch.
-        elapsed_s: time since the fetch before it.
-    """
-    if datagrams <= GATHER_TRICKLE:
-        return GATHER_MIN_S
-    return min(max(GATHER_DATAGRAMS * elapsed_s / datagrams, GATHER_MIN_S), GATHER_MAX_S)
 
 
 def _compose(outer: npt.NDArray[np.int64] | None, inner: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64] | None:

@@ -1,0 +1,52 @@
+"""Goal: a pause between fetches is long where a stream is slow, and never so long that something is lost or held up.
+
+Method: its function, called with figures; the thread at work is tested by whole sessions (``test_engine``).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from receivers import gathering
+
+FAST, SLOW = 1.25e9, 24e6
+LARGE, SMALL = 64 << 20, 1 << 20
+
+
+def pause_ms(datagrams: int, elapsed_ms: float, lacking: int = 1 << 20, size: int = LARGE, rate: float = SLOW) -> float:
+    return 1000 * gathering.pause_s(datagrams, elapsed_ms / 1000, lacking=lacking, buffer_size=size, rate=rate)
+
+
+def test_it_brings_a_batch_at_the_rate_at_which_datagrams_came() -> None:
+    assert pause_ms(1600, 20) == pytest.approx(20)
+    assert pause_ms(400, 10) == pytest.approx(40)
+
+
+def test_a_slow_stream_does_not_keep_control_messages_waiting_for_ever() -> None:
+    assert pause_ms(100, 50) == 1000 * gathering.PAUSE_MAX_S
+
+
+def test_a_fast_stream_is_fetched_on_and_on() -> None:
+    assert pause_ms(1600, 0.9) == 0
+
+
+@pytest.mark.parametrize("datagrams", [0, 1, gathering.TRICKLE])
+def test_after_a_trickle_it_is_short(datagrams: int) -> None:
+    assert pause_ms(datagrams, 50) == 1000 * gathering.PAUSE_TRICKLE_S
+
+
+def test_the_last_datagrams_are_fetched_sooner_and_sooner() -> None:
+    assert [pause_ms(400, 10, lacking) for lacking in (6400, 3200, 1600, 800, 0)] == pytest.approx([40, 20, 10, 5, 0])
+
+
+@pytest.mark.parametrize("size", [LARGE, SMALL])
+@pytest.mark.parametrize("rate", [SLOW, FAST])
+@pytest.mark.parametrize("datagrams", [3, 50, 500])
+def test_what_comes_meanwhile_fits_the_buffer_even_if_the_stream_is_suddenly_as_fast_as_it_may_be(
+    size: int, rate: float, datagrams: int
+) -> None:
+    assert pause_ms(datagrams, 100, size=size, rate=rate) / 1000 * rate <= size / 4
+
+
+def test_a_small_buffer_under_a_fast_stream_is_never_left_alone() -> None:
+    assert pause_ms(500, 5, size=SMALL, rate=FAST) == 0
