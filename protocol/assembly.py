@@ -321,19 +321,21 @@ class Assembly:
             self.state[old] = _MISSING
             self.missing_count += 1
             self._lost_complete.append(old)
-        self._let_go(slot)
+        self._let_go(np.array([slot]))
         self._ring.give(np.array([slice_index]))
         self._end_sequence[slot] = end_sequence
 
-    def _let_go(self, slot: int) -> None:
-        self._ring.let_go(slot)
-        self._have[slot] = 0
-        self._count[slot] = 0
-        self._end_sequence[slot] = 0
+    def _let_go(self, slots: Int64Array) -> None:
+        self._ring.let_go(slots)
+        self._have[slots] = 0
+        self._count[slots] = 0
+        self._end_sequence[slots] = 0
 
-    def take_lost_complete(self) -> list[int]:
+    def take_lost_complete(self) -> Int64Array:
         """Return the complete slices that had to be forgotten since the last call."""
-        lost, self._lost_complete = self._lost_complete, []
+        if not self._lost_complete:
+            return _NO_SLICES
+        lost, self._lost_complete = np.array(self._lost_complete), []
         return lost
 
     # --- slices out -----------------------------------------------------------------------------------------------
@@ -391,28 +393,30 @@ class Assembly:
         """Return the buffer rows of symbols of slices that are in the ring."""
         return self._geometry.rows(self._ring.locate(np.asarray(slices)), esis)
 
-    def pin(self, slice_index: int) -> None:
-        """Keep a slice in the ring until ``unpin``; pins are counted."""
-        slot = self.slot_of(slice_index)
-        self._pinned_count += int(self._pins[slot] == 0)
-        self._pins[slot] += 1
+    def pin(self, slices: Int64Array) -> None:
+        """Keep slices, each named once, in the ring until ``unpin``; pins are counted."""
+        slots = self._ring.locate(slices)
+        pins = self._pins[slots]
+        assert not np.count_nonzero(slots < 0)
+        self._pinned_count += len(pins) - int(np.count_nonzero(pins))
+        self._pins[slots] = pins + 1
 
-    def unpin(self, slice_index: int) -> None:
-        """Undo one ``pin``."""
-        slot = self.slot_of(slice_index)
-        assert self._pins[slot] > 0
-        self._pins[slot] -= 1
-        self._pinned_count -= int(self._pins[slot] == 0)
+    def unpin(self, slices: Int64Array) -> None:
+        """Undo one ``pin`` of each."""
+        slots = self._ring.locate(slices)
+        pins = self._pins[slots] - 1
+        assert not np.count_nonzero((slots | pins) < 0)
+        self._pinned_count -= len(pins) - int(np.count_nonzero(pins))
+        self._pins[slots] = pins
 
-    def release(self, slice_index: int) -> None:
-        """Everything in the slice is done: its slot is free, and it is never asked for again."""
-        if self.state[slice_index] == _MISSING:
-            self.missing_count -= 1
-        self.state[slice_index] = _UNWANTED
-        slot = int(self._ring.place[slice_index])
-        if slot >= 0:
-            assert not self._pins[slot]
-            self._let_go(slot)
+    def release(self, slices: Int64Array) -> None:
+        """Everything in the slices is done: their slots are free, and they are never asked for again."""
+        self.missing_count -= int(np.count_nonzero(self.state[slices] == _MISSING))
+        self.state[slices] = _UNWANTED
+        slots = self._ring.locate(slices)
+        held = slots[slots >= 0]
+        assert not np.count_nonzero(self._pins[held])
+        self._let_go(held)
 
     def unwant(self, needed: npt.NDArray[np.bool_]) -> None:
         """Give up every slice that is not needed, except those that a worker reads (see ``busy``).
@@ -426,34 +430,36 @@ class Assembly:
         self.missing_count -= int(np.count_nonzero(self.state[idle] == _MISSING))
         self.state[idle] = _UNWANTED
         taken = np.flatnonzero(owner >= 0)
-        for slot in taken[idle[owner[taken]]].tolist():
-            self._let_go(slot)
+        self._let_go(taken[idle[owner[taken]]])
 
-    def reset(self, slice_index: int) -> None:
-        """The slice's bytes turned out to be wrong: hold nothing of it, want all of it."""
-        slot = self.slot_of(slice_index)
-        assert not self._pins[slot]
-        assert self.state[slice_index] == _COMPLETE
-        self.state[slice_index] = _MISSING
-        self.missing_count += 1
-        self._let_go(slot)
+    def reset(self, slices: Int64Array) -> None:
+        """The slices' bytes turned out to be wrong: hold nothing of them, want all of them."""
+        slots = self._ring.locate(slices)
+        assert (slots >= 0).all()
+        assert not self._pins[slots].any()
+        assert (self.state[slices] == _COMPLETE).all()
+        self.state[slices] = _MISSING
+        self.missing_count += len(slices)
+        self._let_go(slots)
 
-    def mark_decoded(self, slice_index: int) -> None:
-        """All source rows of a complete slice are filled in: it needs no repair symbols any more."""
-        slot = self.slot_of(slice_index)
-        bits = np.unpackbits(self._have[slot], bitorder="little")
-        bits[: self.partition.source_symbols] = 1
-        self._have[slot] = np.packbits(bits, bitorder="little")
+    def mark_decoded(self, slices: Int64Array) -> None:
+        """All source rows of complete slices are filled in: they need no repair symbols any more."""
+        slots = self._ring.locate(slices)
+        assert (slots >= 0).all()
+        bits = np.unpackbits(self._have[slots], axis=1, bitorder="little")
+        bits[:, : self.partition.source_symbols] = 1
+        self._have[slots] = np.packbits(bits, axis=1, bitorder="little")
 
-    def busy(self, slice_index: int) -> bool:
-        """Whether a slice is in the ring and pinned."""
-        slot = int(self._ring.place[slice_index])
-        return slot >= 0 and bool(self._pins[slot])
+    def busy(self, slices: Int64Array) -> npt.NDArray[np.bool_]:
+        """Return which slices are in the ring and pinned."""
+        slots = self._ring.locate(slices)
+        pinned: npt.NDArray[np.bool_] = (slots >= 0) & (self._pins[slots] > 0)
+        return pinned
 
-    def complete_slices(self) -> list[int]:
+    def complete_slices(self) -> Int64Array:
         """Return the slices that are complete and in the ring, ascending."""
         owners = np.sort(self._ring.owner[self._ring.owner >= 0])
-        found: list[int] = owners[self.state[owners] == _COMPLETE].tolist()
+        found: Int64Array = owners[self.state[owners] == _COMPLETE]
         return found
 
     @property

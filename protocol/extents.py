@@ -7,8 +7,6 @@ is decoded; a slice is released exactly when no wanted extent needs it any more.
 
 from __future__ import annotations
 
-import array
-
 import numpy as np
 import numpy.typing as npt
 
@@ -17,7 +15,6 @@ from protocol.partition import Partition
 Int64Array = npt.NDArray[np.int64]
 
 
-# Plain numbers in a bytearray: a slice has two extents or so, and for two a loop beats numpy by far.
 _DONE, _WAITING, _TAKEN = range(3)
 
 
@@ -39,8 +36,8 @@ class Extents:
         self._extent_first = np.searchsorted(self._stop, slices, "right").astype(np.int32)
         self._extent_stop = np.searchsorted(self._first, slices, "right").astype(np.int32)
         """Half-open range of the extents over each slice."""
-        self._state = bytearray(np.where(wanted, _WAITING, _DONE).astype(np.uint8).tobytes())
-        self._remaining = array.array("q", np.where(wanted, self._stop - self._first, 0).astype(np.int64).tobytes())
+        self._state = np.where(wanted, _WAITING, _DONE).astype(np.uint8)
+        self._remaining = np.where(wanted, self._stop - self._first, 0).astype(np.int64)
         self._ready = np.zeros(partition.slice_count, np.bool_)
         # Each wanted extent adds one user to its slices: +1 where it begins, -1 where it stops, summed up.
         steps = np.zeros(partition.slice_count + 1, np.int64)
@@ -58,53 +55,53 @@ class Extents:
     @property
     def longest(self) -> int:
         """Slices of the wanted extent that takes most of them: so many must be held at once."""
-        wanted = np.frombuffer(self._state, np.uint8) != _DONE
-        return int((self._stop - self._first)[wanted].max(initial=0))
+        return int((self._stop - self._first)[self._state != _DONE].max(initial=0))
 
-    def needs(self, slice_index: int) -> bool:
-        """Whether a wanted extent still needs a slice."""
-        return bool(self._users[slice_index])
+    def needs(self, slices: Int64Array) -> npt.NDArray[np.bool_]:
+        """Return which slices a wanted extent still needs."""
+        needed: npt.NDArray[np.bool_] = self._users[slices] > 0
+        return needed
 
-    def slices_of(self, extent: int) -> range:
-        """Return the slices that cover an extent."""
-        return range(int(self._first[extent]), int(self._stop[extent]))
+    def slices_of(self, extent: int) -> Int64Array:
+        """Return the slices that cover an extent, ascending."""
+        return np.arange(self._first[extent], self._stop[extent])
 
-    def _waiting(self, slice_index: int) -> list[int]:
-        """Return the extents over a slice that wait, not those that are taken or done."""
-        state = self._state
-        over = range(int(self._extent_first[slice_index]), int(self._extent_stop[slice_index]))
-        return [extent for extent in over if state[extent] == _WAITING]
+    def _waiting(self, slices: Int64Array) -> Int64Array:
+        """Return the extents that wait, not those that are taken or done, once for each of the slices they cover."""
+        first = self._extent_first[slices]
+        counts = self._extent_stop[slices] - first
+        extents = np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)
+        waiting: Int64Array = extents[self._state[extents] == _WAITING]
+        return waiting
 
-    def slice_ready(self, slice_index: int) -> list[int]:
-        """A slice is decoded. Returns the extents that can be used now; each counts as taken."""
-        assert not self._ready[slice_index]
-        self._ready[slice_index] = True
-        usable = []
-        for extent in self._waiting(slice_index):
-            self._remaining[extent] -= 1
-            if not self._remaining[extent]:
-                self._state[extent] = _TAKEN
-                usable.append(extent)
-        return usable
+    def slices_ready(self, slices: Int64Array) -> list[int]:
+        """Slices, each named once, are decoded. Returns the extents that can be used now; each counts as taken."""
+        assert not np.count_nonzero(self._ready[slices])
+        self._ready[slices] = True
+        waiting = self._waiting(slices)
+        np.subtract.at(self._remaining, waiting, 1)
+        usable = np.unique(waiting[self._remaining[waiting] == 0])
+        self._state[usable] = _TAKEN
+        found: list[int] = usable.tolist()
+        return found
 
-    def slice_lost(self, slice_index: int) -> None:
-        """A slice that was decoded or complete is no longer held."""
-        if self._ready[slice_index]:
-            self._ready[slice_index] = False
-            for extent in self._waiting(slice_index):
-                self._remaining[extent] += 1
+    def slices_lost(self, slices: Int64Array) -> None:
+        """Slices, each named once, that were decoded or complete are no longer held."""
+        lost = slices[self._ready[slices]]
+        self._ready[lost] = False
+        np.add.at(self._remaining, self._waiting(lost), 1)
 
-    def done(self, extent: int) -> list[int]:
+    def done(self, extent: int) -> Int64Array:
         """A taken extent is verified and safe. Returns the slices that nothing needs any more."""
         assert self._state[extent] == _TAKEN
         self._state[extent] = _DONE
         self.pending_count -= 1
-        slices = np.arange(self._first[extent], self._stop[extent])
+        slices = self.slices_of(extent)
         self._users[slices] -= 1
-        released: list[int] = slices[self._users[slices] == 0].tolist()
+        released: Int64Array = slices[self._users[slices] == 0]
         return released
 
-    def found(self, extents: Int64Array) -> tuple[Int64Array, list[int]]:
+    def found(self, extents: Int64Array) -> tuple[Int64Array, Int64Array]:
         """These extents need not come after all.
 
         Args:
@@ -112,11 +109,10 @@ class Extents:
         Returns:
             The extents that were waited for until now, and the slices that nothing needs any more.
         """
-        waiting = extents[np.frombuffer(self._state, np.uint8)[extents] == _WAITING]
+        waiting = extents[self._state[extents] == _WAITING]
         if not len(waiting):
-            return waiting, []
-        for extent in waiting.tolist():
-            self._state[extent] = _DONE
+            return waiting, waiting
+        self._state[waiting] = _DONE
         self.pending_count -= len(waiting)
         steps = np.zeros(len(self._users) + 1, np.int32)
         np.add.at(steps, self._first[waiting], -1)
@@ -124,15 +120,14 @@ class Extents:
         first, stop = int(self._first[waiting[0]]), int(self._stop[waiting[-1]])
         steps = np.cumsum(steps[first:stop], dtype=np.int32)
         self._users[first:stop] += steps
-        released: list[int] = (np.flatnonzero((steps < 0) & (self._users[first:stop] == 0)) + first).tolist()
+        released: Int64Array = np.flatnonzero((steps < 0) & (self._users[first:stop] == 0)) + first
         return waiting, released
 
-    def damaged(self, extent: int) -> list[int]:
+    def damaged(self, extent: int) -> Int64Array:
         """A taken extent's bytes are wrong: it waits for all its slices again. Returns those slices."""
         assert self._state[extent] == _TAKEN
         self._state[extent] = _WAITING
-        slices = list(self.slices_of(extent))
-        for slice_index in slices:
-            self.slice_lost(slice_index)
+        slices = self.slices_of(extent)
+        self.slices_lost(slices)
         self._remaining[extent] = len(slices)
         return slices

@@ -56,11 +56,12 @@ class Welcomed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class SliceToDecode:
-    """Event: a slice is complete but lacks source symbols; decode it in place, then call ``slice_decoded``."""
+class SlicesToDecode:
+    """Event: slices are complete but lack source symbols; decode them in place, then call ``slices_decoded``, for all
+    of them or for some at a time."""
 
     object_id: int
-    slice_index: int
+    slices: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,4 +85,4 @@ class Ended:
     text: str
 
 
-Event = Welcomed | SliceToDecode | ExtentReady | AllWritten | Ended
+Event = Welcomed | SlicesToDecode | ExtentReady | AllWritten | Ended

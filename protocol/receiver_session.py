@@ -293,9 +293,9 @@ class ReceiverSession:
         """Nothing is fetched from the data group for now, because the target is slow: its silence says nothing."""
         self._data_heard_ns = now
 
-    def slice_decoded(self, object_id: int, slice_index: int) -> None:
-        """A ``SliceToDecode`` is done: all its source rows are filled in."""
-        self.reception.slice_decoded(object_id, slice_index)
+    def slices_decoded(self, object_id: int, slices: Int64Array) -> None:
+        """Some of a ``SlicesToDecode`` are done: all their source rows are filled in."""
+        self.reception.slices_decoded(object_id, slices)
 
     def manifest_known(
         self, manifest: Manifest, wanted: npt.NDArray[np.bool_], bytes_done: int, *, checking: bool = False

@@ -20,7 +20,7 @@ from protocol.extents import Extents
 from protocol.manifest import Manifest
 from protocol.messages import SessionState
 from protocol.partition import Partition
-from protocol.receiver_events import Event, ExtentReady, SliceToDecode
+from protocol.receiver_events import Event, ExtentReady, SlicesToDecode
 from protocol.receiver_object import NEVER_NS, Int64Array, ReceiverObject
 from protocol.symbols import SymbolBatch
 
@@ -226,32 +226,33 @@ class Reception:
     ) -> ObjectPlacement:
         self.counters.received += len(batch)
         placement = item.assembly.take(batch, ends)
-        for lost in item.assembly.take_lost_complete():
-            if item.extents is not None:
-                item.extents.slice_lost(lost)
+        lost = item.assembly.take_lost_complete()
+        if len(lost) and item.extents is not None:
+            item.extents.slices_lost(lost)
         # What was asked for whole and begins to arrive may be asked for again if it is forgotten.
         item.asked_ns[placement.touched] = NEVER_NS
-        for slice_index, decode in zip(placement.completed.tolist(), placement.to_decode.tolist(), strict=True):
-            self._completed(item, slice_index, decode=decode)
+        if len(placement.completed):
+            self._completed(item, placement.completed, placement.to_decode)
         return ObjectPlacement(item.object_id, indices, placement)
 
-    def _completed(self, item: ReceiverObject, slice_index: int, *, decode: bool) -> None:
-        self.counters.slices_completed += 1
-        if decode:
-            self.counters.slices_decoded += 1
-            item.assembly.pin(slice_index)
-            self._events.append(SliceToDecode(item.object_id, slice_index))
-        elif item.extents is not None:
-            self._ready(item, slice_index)
+    def _completed(self, item: ReceiverObject, slices: Int64Array, to_decode: npt.NDArray[np.bool_]) -> None:
+        self.counters.slices_completed += len(slices)
+        lacking = slices[to_decode]
+        if len(lacking):
+            self.counters.slices_decoded += len(lacking)
+            item.assembly.pin(lacking)
+            self._events.append(SlicesToDecode(item.object_id, tuple(lacking.tolist())))
+        if len(lacking) < len(slices) and item.extents is not None:
+            self._ready(item, slices[~to_decode])
 
-    def _ready(self, item: ReceiverObject, slice_index: int) -> None:
+    def _ready(self, item: ReceiverObject, slices: Int64Array) -> None:
         assert item.extents is not None
-        if not item.extents.needs(slice_index):
-            item.assembly.release(slice_index)
-            return
-        for extent in item.extents.slice_ready(slice_index):
-            for covering in item.extents.slices_of(extent):
-                item.assembly.pin(covering)
+        needed = item.extents.needs(slices)
+        if not needed.all():
+            item.assembly.release(slices[~needed])
+            slices = slices[needed]
+        for extent in item.extents.slices_ready(slices):
+            item.assembly.pin(item.extents.slices_of(extent))
             self._events.append(ExtentReady(item.object_id, extent))
 
     def take_status(self, message: messages.Status) -> None:
@@ -280,14 +281,14 @@ class Reception:
         """The kernel dropped about so many datagrams because this process was too slow to fetch them."""
         self.counters.lost_host += count
 
-    def slice_decoded(self, object_id: int, slice_index: int) -> None:
-        """A ``SliceToDecode`` is done: all its source rows are filled in."""
+    def slices_decoded(self, object_id: int, slices: Int64Array) -> None:
+        """See ``ReceiverSession``."""
         item = self.objects[object_id]
-        item.assembly.unpin(slice_index)
+        item.assembly.unpin(slices)
         if item.extents is not None:
-            self._ready(item, slice_index)
+            self._ready(item, slices)
         else:
-            item.assembly.mark_decoded(slice_index)
+            item.assembly.mark_decoded(slices)
 
     def take_manifest(
         self, manifest: Manifest, wanted: npt.NDArray[np.bool_], bytes_done: int, *, checking: bool
@@ -306,9 +307,8 @@ class Reception:
             needed = item.extents.longest * item.partition.slice_size
             return f"the slice pool holds {held} bytes, but one chunk of this image covers {needed}: enlarge it"
         item.assembly.unwant(item.extents.wanted_slices)
-        for slice_index in item.assembly.complete_slices():
-            if not item.assembly.busy(slice_index):
-                self._ready(item, slice_index)
+        complete = item.assembly.complete_slices()
+        self._ready(item, complete[~item.assembly.busy(complete)])
         return None
 
     def chunks_found(self, chunks: Int64Array) -> Int64Array:
@@ -320,10 +320,9 @@ class Reception:
         if len(found):
             start, stop = self._manifest.raw_range(int(found[-1]))  # only the last chunk may be a short one
             self.bytes_done += (len(found) - 1) * self._manifest.chunk_size + stop - start
-        for slice_index in released:
-            item.reset_later.discard(slice_index)
-            if not item.assembly.busy(slice_index):  # what is being decoded is let go when that is done
-                item.assembly.release(slice_index)
+        item.reset_later.difference_update(released.tolist())
+        # What is being decoded is let go when that is done.
+        item.assembly.release(released[~item.assembly.busy(released)])
         return found
 
     def check_ended(self) -> None:
@@ -335,12 +334,11 @@ class Reception:
         """See ``ReceiverSession.extent_checked``; returns why this receiver has to give up, or None."""
         item = self.objects[object_id]
         assert item.extents is not None
-        for slice_index in item.extents.slices_of(extent):
-            item.assembly.unpin(slice_index)
+        item.assembly.unpin(item.extents.slices_of(extent))
         if good:
-            for slice_index in item.extents.done(extent):
-                item.reset_later.discard(slice_index)
-                item.assembly.release(slice_index)
+            released = item.extents.done(extent)
+            item.reset_later.difference_update(released.tolist())
+            item.assembly.release(released)
             if object_id == limits.OBJECT_IMAGE and self._manifest is not None:
                 start, stop = self._manifest.raw_range(extent)
                 self.bytes_done += stop - start
@@ -348,11 +346,12 @@ class Reception:
         else:
             self.counters.chunks_damaged += 1
             item.damaged[extent] += 1
-            item.reset_later.update(item.extents.damaged(extent))
-        for slice_index in list(item.reset_later):
-            if not item.assembly.busy(slice_index):
-                item.reset_later.discard(slice_index)
-                item.assembly.reset(slice_index)
+            item.reset_later.update(item.extents.damaged(extent).tolist())
+        if item.reset_later:
+            waiting = np.array(sorted(item.reset_later))
+            idle = waiting[~item.assembly.busy(waiting)]
+            item.reset_later.difference_update(idle.tolist())
+            item.assembly.reset(idle)
         if good or item.damaged[extent] <= limits.DAMAGED_CHUNK_RETRIES_MAX:
             return None
         what = "the manifest" if object_id == limits.OBJECT_MANIFEST else f"chunk {extent}"

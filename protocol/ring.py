@@ -75,8 +75,8 @@ class Ring:
             self._next = int(chosen[-1]) + 1
         return given
 
-    def let_go(self, slot: int) -> None:
-        """Free a slot that is taken."""
-        self.place[self.owner[slot]] = NOWHERE
-        self.owner[slot] = NOWHERE
-        self.taken -= 1
+    def let_go(self, slots: Int64Array) -> None:
+        """Free slots that are taken."""
+        self.place[self.owner[slots]] = NOWHERE
+        self.owner[slots] = NOWHERE
+        self.taken -= len(slots)

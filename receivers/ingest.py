@@ -25,7 +25,7 @@ from protocol import limits, wire
 from protocol.discovery import Successor
 from protocol.errors import GhostcastError, TargetError
 from protocol.manifest import Manifest
-from protocol.receiver_events import AllWritten, Ended, Event, ExtentReady, ReceiverState, SliceToDecode, Welcomed
+from protocol.receiver_events import AllWritten, Ended, Event, ExtentReady, ReceiverState, SlicesToDecode, Welcomed
 from protocol.receiver_session import ReceiverSession
 from protocol.reed_solomon import Code, Codec
 from receivers import gathering
@@ -53,7 +53,7 @@ WAIT_MAX_MS = 50.0
 @dataclasses.dataclass(frozen=True, slots=True)
 class _SlicesDecoded:
     object_id: int
-    slices: list[int]
+    slices: npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -307,8 +307,8 @@ class Ingest:
         match event:
             case Welcomed(receiver_index=receiver_index):
                 self._tell(lambda observer: observer.welcomed(receiver_index))
-            case SliceToDecode():
-                self._to_decode[event.object_id].append(event.slice_index)
+            case SlicesToDecode():
+                self._to_decode[event.object_id].extend(event.slices)
             case ExtentReady(object_id=limits.OBJECT_MANIFEST):
                 self._workers.submit(self._manifest_job())
             case ExtentReady():
@@ -341,7 +341,7 @@ class Ingest:
         def job() -> _Result:
             with self._stages("decode", sum(map(len, source_rows)) * assembly.partition.symbol_size):
                 decode_slices(memory, self._codec, source_rows, repair_rows, erasures)
-            return _SlicesDecoded(object_id, slices)
+            return _SlicesDecoded(object_id, indices)
 
         return job
 
@@ -362,8 +362,7 @@ class Ingest:
             return
         match result:
             case _SlicesDecoded():
-                for slice_index in result.slices:
-                    session.slice_decoded(result.object_id, slice_index)
+                session.slices_decoded(result.object_id, result.slices)
             case _ManifestRead():
                 session.extent_checked(limits.OBJECT_MANIFEST, 0, good=result.manifest is not None)
                 if result.manifest is not None:

@@ -21,7 +21,7 @@ from ghostcast.simulation.loss import Int64Array
 from ghostcast.simulation.tree import Address
 from protocol import limits
 from protocol.discovery import Discovery
-from protocol.receiver_events import AllWritten, Ended, ExtentReady, Identity, Outcome, ReceiverState, SliceToDecode
+from protocol.receiver_events import AllWritten, Ended, ExtentReady, Identity, Outcome, ReceiverState, SlicesToDecode
 from protocol.receiver_session import ReceiverSession
 from protocol.symbols import SymbolBatch
 from protocol.wire import DATA_HEADER_SIZE
@@ -66,7 +66,7 @@ class Host:
         self._chance = random.Random(f"{world.scenario.seed} host {index} {incarnation}")
         self._discovery: Discovery | None = Discovery(world.name, self.clock.now, self._chance)
         self._alarm = Alarm(self.clock, self.turn)
-        self._decoding: collections.deque[tuple[int, int, int]] = collections.deque()
+        self._decoding: collections.deque[tuple[int, int, Int64Array]] = collections.deque()
         self._checking: collections.deque[tuple[int, int, int]] = collections.deque()
         self._writing: collections.deque[tuple[int, int, int]] = collections.deque()
         """Jobs as (when done, object, slice or chunk), ascending."""
@@ -152,8 +152,8 @@ class Host:
     def _settle(self, session: ReceiverSession, now: int) -> None:
         """Do what the machine asks for, until it asks for nothing."""
         while (event := session.poll_event()) is not None:
-            if type(event) is SliceToDecode:
-                self._decoding.append((now + self.member.decode_ns, event.object_id, event.slice_index))
+            if type(event) is SlicesToDecode:
+                self._decoding.append((now + self.member.decode_ns, event.object_id, np.array(event.slices)))
             elif type(event) is ExtentReady:
                 self._extent_ready(event, session, now)
             elif type(event) is AllWritten:
@@ -226,8 +226,8 @@ class Host:
         decoding, checking, writing = self._decoding, self._checking, self._writing
         try:
             while decoding and decoding[0][0] <= now:
-                _when, object_id, slice_index = decoding.popleft()
-                session.slice_decoded(object_id, slice_index)
+                _when, object_id, slices = decoding.popleft()
+                session.slices_decoded(object_id, slices)
             while checking and checking[0][0] <= now:
                 _when, object_id, extent = checking.popleft()
                 self._checked(session, object_id, extent, now)

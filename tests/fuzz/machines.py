@@ -27,7 +27,7 @@ from protocol.receiver_events import (
     Identity,
     Outcome,
     ReceiverState,
-    SliceToDecode,
+    SlicesToDecode,
 )
 from protocol.receiver_session import ReceiverSession
 from protocol.sender_events import SessionParameters, StartRule
@@ -160,14 +160,14 @@ class ReceivingEngine:
             rng=random.Random(1),
             now=0,
         )
-        self.jobs: list[SliceToDecode | ExtentReady] = []
+        self.jobs: list[SlicesToDecode | ExtentReady] = []
         self.good: set[int] = set(np.flatnonzero(~_image().manifest.transferred).tolist())
         self.to_flush = self.flushed = False
         self.expected = 0
 
     def take_events(self) -> None:
         while (event := self.session.poll_event()) is not None:
-            if isinstance(event, SliceToDecode | ExtentReady):
+            if isinstance(event, SlicesToDecode | ExtentReady):
                 self.jobs.append(event)
             elif isinstance(event, AllWritten):
                 assert self.good == set(range(_image().manifest.chunk_count)), "all written, says who"
@@ -181,15 +181,14 @@ class ReceivingEngine:
                 self.session.reception.partition(job.object_id),
                 self.session.reception.assembly(job.object_id),
             )
-            slices = [job.slice_index] if isinstance(job, SliceToDecode) else self._extents(job.object_id, job.extent)
+            slices = job.slices if isinstance(job, SlicesToDecode) else self._extents(job.object_id, job.extent)
             for slice_index in slices:
                 held = np.arange(int(partition.symbols_of(np.array([slice_index]))[0]))
                 rows.update((job.object_id, row) for row in assembly.rows_of(slice_index, held).tolist())
         return rows
 
-    def _extents(self, object_id: int, extent: int) -> list[int]:
-        slices = self._layout(object_id).slices_of(extent)
-        return list(slices)
+    def _extents(self, object_id: int, extent: int) -> tuple[int, ...]:
+        return tuple(self._layout(object_id).slices_of(extent).tolist())
 
     @functools.cache  # noqa: B019 (one engine lives as long as one input)
     def _layout(self, object_id: int) -> Extents:
@@ -222,8 +221,8 @@ class ReceivingEngine:
         if self.jobs:
             job = self.jobs.pop(reader.below(len(self.jobs)))
             good = reader.below(4) > 0
-            if isinstance(job, SliceToDecode):
-                session.slice_decoded(job.object_id, job.slice_index)
+            if isinstance(job, SlicesToDecode):
+                session.slices_decoded(job.object_id, np.array(job.slices))
             elif job.object_id == limits.OBJECT_MANIFEST:
                 session.extent_checked(job.object_id, job.extent, good=good)
                 if good:

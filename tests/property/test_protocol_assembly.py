@@ -10,6 +10,7 @@ import itertools
 import random
 
 import numpy as np
+import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -102,24 +103,23 @@ class RingMachine(RuleBasedStateMachine):
         self.waiting = {index for index in range(len(sizes)) if wanted[index]}
         self.reset_later: set[int] = set()
 
-    def ready(self, slice_index: int) -> None:
-        self.decoded.add(slice_index)
-        if not self.extents.needs(slice_index):
-            self.release(slice_index)
-            return
-        found = self.extents.slice_ready(slice_index)
+    def ready(self, slices: list[int]) -> None:
+        self.decoded.update(slices)
+        named = np.array(slices, np.int64)
+        needed = self.extents.needs(named)
+        self.release(named[~needed])
+        found = self.extents.slices_ready(named[needed])
         expected = {e for e in self.waiting if set(self.extents.slices_of(e)) <= self.decoded - self.reset_later}
-        assert set(found) == expected
+        assert found == sorted(expected)
         for extent in found:
             self.waiting.discard(extent)
             self.checking.add(extent)
-            for covering in self.extents.slices_of(extent):
-                self.ring.pin(covering)
+            self.ring.pin(self.extents.slices_of(extent))
 
-    def release(self, slice_index: int) -> None:
-        self.ring.release(slice_index)
-        self.decoded.discard(slice_index)
-        self.reset_later.discard(slice_index)
+    def release(self, slices: npt.NDArray[np.int64]) -> None:
+        self.ring.release(slices)
+        self.decoded.difference_update(slices.tolist())
+        self.reset_later.difference_update(slices.tolist())
 
     @rule(data=st.data(), count=st.integers(1, 12))
     def symbols_arrive(self, data: st.DataObject, count: int) -> None:
@@ -132,50 +132,47 @@ class RingMachine(RuleBasedStateMachine):
         valid = self.ring.valid(slices, esis)
         slices, esis = slices[valid], esis[valid]
         self.sequence += len(pairs)
-        pinned = {s for s in range(self.partition.slice_count) if self.ring.busy(s)}
+        pinned = set(np.flatnonzero(self.ring.busy(np.arange(self.partition.slice_count))).tolist())
         placement = self.ring.place(slices, esis, np.full(len(slices), self.sequence))
         lost = self.ring.take_lost_complete()
-        assert not pinned & set(lost)
-        for slice_index in lost:
-            self.decoded.discard(slice_index)
-            self.extents.slice_lost(slice_index)
-        for slice_index, decode in zip(placement.completed.tolist(), placement.to_decode.tolist(), strict=True):
-            assert slice_index not in self.decoded | self.decoding
-            if decode:
-                self.ring.pin(slice_index)
-                self.decoding.add(slice_index)
-            else:
-                self.ready(slice_index)
+        assert not pinned & set(lost.tolist())
+        self.decoded.difference_update(lost.tolist())
+        self.extents.slices_lost(lost)
+        assert not set(placement.completed.tolist()) & (self.decoded | self.decoding)
+        lacking = placement.completed[placement.to_decode]
+        self.ring.pin(lacking)
+        self.decoding.update(lacking.tolist())
+        self.ready(placement.completed[~placement.to_decode].tolist())
 
     @precondition(lambda self: self.decoding)
     @rule(data=st.data())
-    def decoded_one(self, data: st.DataObject) -> None:
-        slice_index = data.draw(st.sampled_from(sorted(self.decoding)))
-        erasures = self.ring.erasures(np.array([slice_index]))
-        assert len(erasures.erased) == len(erasures.repair_esis) > 0
-        self.decoding.discard(slice_index)
-        self.ring.unpin(slice_index)
-        self.ready(slice_index)
+    def decoded_some(self, data: st.DataObject) -> None:
+        slices = sorted(data.draw(st.sets(st.sampled_from(sorted(self.decoding)), min_size=1)))
+        for slice_index in slices:
+            erasures = self.ring.erasures(np.array([slice_index]))
+            assert len(erasures.erased) == len(erasures.repair_esis) > 0
+        self.decoding.difference_update(slices)
+        self.ring.unpin(np.array(slices))
+        self.ready(slices)
 
     @precondition(lambda self: self.checking)
     @rule(data=st.data(), good=st.booleans())
     def checked_one(self, data: st.DataObject, good: bool) -> None:
         extent = data.draw(st.sampled_from(sorted(self.checking)))
         self.checking.discard(extent)
-        for slice_index in self.extents.slices_of(extent):
-            self.ring.unpin(slice_index)
+        self.ring.unpin(self.extents.slices_of(extent))
         if good:
-            for slice_index in self.extents.done(extent):
-                assert not any(slice_index in self.extents.slices_of(e) for e in self.waiting | self.checking)
-                self.release(slice_index)
+            released = self.extents.done(extent)
+            assert not set(released) & {s for e in self.waiting | self.checking for s in self.extents.slices_of(e)}
+            self.release(released)
         else:
             self.waiting.add(extent)
-            self.reset_later.update(self.extents.damaged(extent))
-        for slice_index in sorted(self.reset_later):
-            if not self.ring.busy(slice_index):
-                self.reset_later.discard(slice_index)
-                self.decoded.discard(slice_index)
-                self.ring.reset(slice_index)
+            self.reset_later.update(self.extents.damaged(extent).tolist())
+        late = np.array(sorted(self.reset_later), np.int64)
+        idle = late[~self.ring.busy(late)]
+        self.reset_later.difference_update(idle.tolist())
+        self.decoded.difference_update(idle.tolist())
+        self.ring.reset(idle)
 
     @rule(idle=st.booleans(), sent_below=st.integers(0, 12))
     def the_sender_speaks(self, idle: bool, sent_below: int) -> None:
@@ -189,11 +186,11 @@ class RingMachine(RuleBasedStateMachine):
         ring, every = self.ring, np.arange(self.partition.slice_count)
         state = ring.state
         assert ring.missing_count == np.count_nonzero(state == SliceState.MISSING)
-        assert set(ring.complete_slices()) == set(np.flatnonzero(state == SliceState.COMPLETE).tolist())
-        assert set(ring.complete_slices()) == self.decoded | self.decoding
+        assert ring.complete_slices().tolist() == np.flatnonzero(state == SliceState.COMPLETE).tolist()
+        assert set(ring.complete_slices().tolist()) == self.decoded | self.decoding
         assert ((ring.deficits_of(every) > 0) == (state == SliceState.MISSING)).all()
         pinned = {s for e in self.checking for s in self.extents.slices_of(e)} | self.decoding
-        assert {s for s in every.tolist() if ring.busy(s)} == pinned
+        assert set(every[ring.busy(every)].tolist()) == pinned
         assert round(ring.fill * ring.slots) == len(pinned)
         held = every[ring.in_ring(every)]
         slots = dict(zip(held.tolist(), ring.slots_of(held).tolist(), strict=True))

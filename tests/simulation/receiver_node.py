@@ -25,7 +25,7 @@ from protocol.receiver_events import (
     Identity,
     Outcome,
     ReceiverState,
-    SliceToDecode,
+    SlicesToDecode,
     Welcomed,
 )
 from protocol.receiver_session import ReceiverSession
@@ -220,11 +220,12 @@ class ReceiverNode:
     objects = (limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE)
 
     def _handle(
-        self, event: Welcomed | SliceToDecode | ExtentReady | AllWritten | Ended, session: ReceiverSession
+        self, event: Welcomed | SlicesToDecode | ExtentReady | AllWritten | Ended, session: ReceiverSession
     ) -> None:
         match event:
-            case SliceToDecode():
-                self._work(self._decode(session, event.object_id, event.slice_index))
+            case SlicesToDecode():
+                for slice_index in event.slices:
+                    self._work(self._decode(session, event.object_id, slice_index))
             case ExtentReady():
                 self._work(self._check(session, event.object_id, event.extent))
             case AllWritten():
@@ -259,7 +260,7 @@ class ReceiverNode:
         def done() -> None:
             assert np.array_equal(memory.rows[repairs], before), "rows of a pinned slice were written"
             codec.decode([memory.symbols.run(sources)], memory.symbols.take(repairs), erasures)
-            session.slice_decoded(object_id, slice_index)
+            session.slices_decoded(object_id, np.array([slice_index]))
 
         return done
 
@@ -320,7 +321,7 @@ class UnmovedReceiverNode(ReceiverNode):
         super().__init__(network, **options)  # type: ignore[arg-type]  # fields by name, checked where they go
 
     def _decode(self, session: ReceiverSession, object_id: int, slice_index: int) -> Callable[[], None]:
-        return lambda: session.slice_decoded(object_id, slice_index)
+        return lambda: session.slices_decoded(object_id, np.array([slice_index]))
 
     def _check(self, session: ReceiverSession, object_id: int, extent: int) -> Callable[[], None]:
         def done() -> None:

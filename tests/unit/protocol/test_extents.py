@@ -6,6 +6,7 @@ Method: chunks that share slices, drawn by hand: slices of 100 bytes, chunks at 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from protocol.extents import Extents
@@ -13,6 +14,10 @@ from protocol.partition import Partition
 
 OFFSETS = np.array([0, 50, 120, 300, 310, 400], np.int64)
 PARTITION = Partition(400, 50, 2)
+
+
+def of(*slices: int) -> npt.NDArray[np.int64]:
+    return np.array(slices, np.int64)
 
 
 def extents(wanted: list[int] | None = None) -> Extents:
@@ -32,57 +37,64 @@ def test_which_slices_cover_which_chunk() -> None:
 
 def test_chunks_are_ready_with_their_last_slice() -> None:
     table = extents()
-    assert table.slice_ready(1) == []
-    assert table.slice_ready(0) == [0, 1]
-    assert table.slice_ready(3) == [3, 4]
-    assert table.slice_ready(2) == [2]
+    assert table.slices_ready(of(1)) == []
+    assert table.slices_ready(of(0)) == [0, 1]
+    assert table.slices_ready(of(3)) == [3, 4]
+    assert table.slices_ready(of(2)) == [2]
+
+
+def test_slices_that_are_ready_together_count_together() -> None:
+    table = extents()
+    assert table.slices_ready(of(1, 2)) == [2]
+    assert table.slices_ready(of(0, 3)) == [0, 1, 3, 4]
+    assert table.slices_ready(of()) == []
 
 
 def test_slices_are_let_go_with_their_last_chunk() -> None:
     table = extents()
     for slice_index in range(4):
-        table.slice_ready(slice_index)
-    assert table.done(0) == []
-    assert table.needs(0)
-    assert table.done(1) == [0]
-    assert not table.needs(0)
-    assert table.done(2) == [1, 2]
+        table.slices_ready(of(slice_index))
+    assert table.done(0).tolist() == []
+    assert table.needs(of(0)).all()
+    assert table.done(1).tolist() == [0]
+    assert not table.needs(of(0)).all()
+    assert table.done(2).tolist() == [1, 2]
     assert table.pending_count == 2
-    assert table.done(4) == []
-    assert table.done(3) == [3]
+    assert table.done(4).tolist() == []
+    assert table.done(3).tolist() == [3]
     assert table.pending_count == 0
 
 
 def test_a_lost_slice_is_waited_for_again() -> None:
     table = extents()
-    table.slice_ready(1)
-    table.slice_lost(1)
-    table.slice_lost(1)
-    assert table.slice_ready(0) == [0]
-    assert table.slice_ready(1) == [1]
-    assert table.slice_ready(2) == [2]
+    table.slices_ready(of(1))
+    table.slices_lost(of(1, 2))
+    table.slices_lost(of(1))
+    assert table.slices_ready(of(0)) == [0]
+    assert table.slices_ready(of(1)) == [1]
+    assert table.slices_ready(of(2)) == [2]
 
 
 def test_a_damaged_chunk_takes_its_slices_from_its_neighbours_that_wait() -> None:
     table = extents()
-    assert table.slice_ready(0) == [0]
-    assert table.slice_ready(1) == [1]
-    assert table.damaged(1) == [0, 1]
+    assert table.slices_ready(of(0)) == [0]
+    assert table.slices_ready(of(1)) == [1]
+    assert table.damaged(1).tolist() == [0, 1]
     # Chunk 2 waits for slice 1 again; chunk 0 had its bytes already and is done.
-    assert table.done(0) == []
-    assert table.slice_ready(2) == []
-    assert table.slice_ready(1) == [2]
-    assert table.slice_ready(0) == [1]
+    assert table.done(0).tolist() == []
+    assert table.slices_ready(of(2)) == []
+    assert table.slices_ready(of(1)) == [2]
+    assert table.slices_ready(of(0)) == [1]
     assert table.pending_count == 4
 
 
 def test_unwanted_chunks_are_done_from_the_start() -> None:
     table = extents([2])
     assert table.pending_count == 1
-    assert not table.needs(0)
-    assert table.needs(1)
-    assert table.slice_ready(1) == []
-    assert table.slice_ready(2) == [2]
+    assert not table.needs(of(0)).all()
+    assert table.needs(of(1)).all()
+    assert table.slices_ready(of(1)) == []
+    assert table.slices_ready(of(2)) == [2]
 
 
 @pytest.mark.parametrize("size", [0, 1])
@@ -95,19 +107,19 @@ def test_an_object_without_chunks(size: int) -> None:
 def test_what_is_found_elsewhere_lets_its_slices_go() -> None:
     table = extents()
     found, released = table.found(np.array([0, 1]))
-    assert (found.tolist(), released) == ([0, 1], [0])  # slice 1 serves chunk 2 as well
+    assert (found.tolist(), released.tolist()) == ([0, 1], [0])  # slice 1 serves chunk 2 as well
     found, released = table.found(np.array([0, 2, 3]))
-    assert (found.tolist(), released) == ([2, 3], [1, 2])
+    assert (found.tolist(), released.tolist()) == ([2, 3], [1, 2])
     assert table.pending_count == 1
     assert table.wanted_slices.tolist() == [False, False, False, True]
-    assert table.slice_ready(3) == [4]
-    assert table.done(4) == [3]
+    assert table.slices_ready(of(3)) == [4]
+    assert table.done(4).tolist() == [3]
 
 
 def test_what_is_being_written_is_not_found_any_more() -> None:
     table = extents()
-    table.slice_ready(0)
+    table.slices_ready(of(0))
     found, released = table.found(np.array([0]))
-    assert (found.tolist(), released) == ([], [])
-    assert table.done(0) == []
+    assert (found.tolist(), released.tolist()) == ([], [])
+    assert table.done(0).tolist() == []
     assert table.found(np.array([0, 1]))[0].tolist() == [1]

@@ -10,7 +10,7 @@ import pytest
 
 from protocol import limits, messages
 from protocol.messages import EndReason, SessionState
-from protocol.receiver_events import SliceToDecode
+from protocol.receiver_events import SlicesToDecode
 from protocol.receiver_feedback import Timer
 from tests.unit.protocol.receiver_desk import CHUNKS, IMAGE, MANIFEST, MS, Desk, K, ready_desk
 
@@ -42,7 +42,7 @@ def test_a_deficit_is_asked_for_when_its_window_has_passed_and_not_again_too_soo
     desk.pass_time(60 * MS)
     assert desk.needs() == {0: 1, 1: 2}
     desk.window(IMAGE, [0], [K])
-    assert desk.events(SliceToDecode) == [SliceToDecode(IMAGE, 0)]
+    assert desk.events(SlicesToDecode) == [SlicesToDecode(IMAGE, (0,))]
     desk.window(IMAGE, [1], [K])
     desk.status()
     desk.pass_time(10 * MS)

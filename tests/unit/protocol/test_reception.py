@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from protocol import limits, messages, wire
-from protocol.receiver_events import AllWritten, ExtentReady, SliceToDecode
+from protocol.receiver_events import AllWritten, ExtentReady, SlicesToDecode
 from tests.unit.protocol.receiver_desk import CHUNKS, IMAGE, MS, SESSION_ID, Desk, K, check_begun, ready_desk
 
 
@@ -16,11 +16,11 @@ def test_image_slices_may_come_before_the_manifest() -> None:
     desk = Desk()
     desk.welcome()
     desk.window(IMAGE, [0, 1, 2], [*range(K), K], lose=((1, 0),))
-    assert desk.events(SliceToDecode) == [SliceToDecode(IMAGE, 1)]
+    assert desk.events(SlicesToDecode) == [SlicesToDecode(IMAGE, (1,))]
     desk.send_manifest()
     chunks = [event.extent for event in desk.events(ExtentReady) if isinstance(event, ExtentReady)]
     assert chunks == [0, 2]
-    desk.session.slice_decoded(IMAGE, 1)
+    desk.session.slices_decoded(IMAGE, np.array([1]))
     assert desk.events() == [ExtentReady(IMAGE, 1)]
 
 
@@ -86,8 +86,8 @@ def test_what_comes_while_the_target_is_looked_through_is_taken() -> None:
 def test_a_slice_that_is_being_decoded_is_let_go_afterwards() -> None:
     desk = check_begun()
     desk.window(IMAGE, [2], [*range(1, K), K])
-    assert desk.events() == [SliceToDecode(IMAGE, 2)]
+    assert desk.events() == [SlicesToDecode(IMAGE, (2,))]
     desk.session.chunks_found(np.arange(CHUNKS))
-    desk.session.slice_decoded(IMAGE, 2)
+    desk.session.slices_decoded(IMAGE, np.array([2]))
     assert desk.session.reception.assembly(IMAGE).fill == 0
-    assert desk.session.reception.assembly(IMAGE).complete_slices() == []
+    assert desk.session.reception.assembly(IMAGE).complete_slices().tolist() == []

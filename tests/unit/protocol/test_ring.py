@@ -23,8 +23,7 @@ def where(ring: Ring, *slices: int) -> list[int]:
 
 
 def let_go(ring: Ring, *slices: int) -> None:
-    for slot in where(ring, *slices):
-        ring.let_go(slot)
+    ring.let_go(ring.locate(np.array(slices)))
 
 
 def consistent(ring: Ring) -> bool:
