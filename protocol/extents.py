@@ -80,10 +80,9 @@ class Extents:
         self._ready[slices] = True
         waiting = self._waiting(slices)
         np.subtract.at(self._remaining, waiting, 1)
-        usable = np.unique(waiting[self._remaining[waiting] == 0])
+        usable = waiting[self._remaining[waiting] == 0]
         self._state[usable] = _TAKEN
-        found: list[int] = usable.tolist()
-        return found
+        return sorted(set(usable.tolist()))
 
     def slices_lost(self, slices: Int64Array) -> None:
         """Slices, each named once, that were decoded or complete are no longer held."""

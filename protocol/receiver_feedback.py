@@ -185,7 +185,8 @@ class ReceiverFeedback:
         covered = slices[(lacking > 0) & (lacking <= repairs)]
         item.hold(covered, now, message.sequence)
         if item.object_id in self._copies:
-            self._copies[item.object_id] = np.setdiff1d(self._copies[item.object_id], covered)
+            copies = self._copies[item.object_id]
+            self._copies[item.object_id] = copies[~np.isin(copies, covered)]
         return True
 
     # --- asking ---------------------------------------------------------------------------------------------------

@@ -167,7 +167,8 @@ class Schedule:
     def release(self) -> None:
         """Let the repairs go out that were requested until now."""
         if self._gathering:
-            self._rolling = np.unique(np.concatenate((self._rolling, *self._gathering)))
+            merged = np.sort(np.concatenate((self._rolling, *self._gathering)))
+            self._rolling = merged[np.diff(merged, prepend=-1) > 0]
             self._gathering.clear()
 
     def rolling_end(self, sequence: int, surplus: SurplusRule) -> int:

@@ -211,7 +211,7 @@ class SenderFeedback:
         # What is lacking whole was not there, or had no memory for it: no surplus would have helped.
         partial = counted < schedule.partition.symbols_of(slices)
         ends = schedule.ends(slices)
-        for end in np.unique(ends[partial]).tolist():
+        for end in sorted(set(ends[partial].tolist())):
             window = self._windows.get((message.object_id, end))
             if window is not None:
                 chosen = partial & (ends == end)

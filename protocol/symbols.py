@@ -80,7 +80,7 @@ def from_headers(headers: npt.NDArray[np.void]) -> list[tuple[SymbolBatch, Int64
     if bool((objects == first).all()):
         return [(_columns(headers, first), None)]
     parts: list[tuple[SymbolBatch, Int64Array | None]] = []
-    for object_id in np.unique(objects).tolist():
+    for object_id in sorted(set(objects.tolist())):
         places = np.flatnonzero(objects == object_id)
         parts.append((_columns(headers[places], object_id), places))
     return parts

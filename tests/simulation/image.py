@@ -77,7 +77,7 @@ class ObjectSymbols:
     def take(self, slices: npt.NDArray[np.int64], esis: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Return the payloads of symbols, row for row."""
         rows = np.empty((len(slices), self.partition.symbol_size), np.uint8)
-        for slice_index in np.unique(slices).tolist():
+        for slice_index in sorted(set(slices.tolist())):
             mask = slices == slice_index
             rows[mask] = self._slice(slice_index)[esis[mask]]
         return rows

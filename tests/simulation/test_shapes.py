@@ -5,6 +5,9 @@ Method: virtual clock; the huge image moves no bytes and has the work of one mac
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -22,6 +25,20 @@ def run(world: World, count: int = 2, faults: Faults | None = None) -> None:
         world.receiver(Faults(loss=0.05) if faults is None else faults)
     world.run(limit_s=120)
     world.assert_all_verified()
+
+
+def test_nothing_is_loaded_in_the_middle_of_a_session() -> None:
+    """numpy loads its masked arrays at the first plain ``np.unique``: 20 ms of every machine at once, at the start."""
+    look = (
+        "import sys\n"
+        "from tests.simulation.test_shapes import World, make_image, StartRule, run\n"
+        "world = World(1, make_image(1, 60), start=StartRule(receivers=2))\n"
+        "before = set(sys.modules)\n"
+        "run(world)\n"
+        "print(*(set(sys.modules) - before))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout.split()
+    assert [name for name in loaded if name.startswith("numpy.")] == []
 
 
 def test_an_empty_image() -> None:
