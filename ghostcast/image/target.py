@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ghostcast.disk import kernel
-from ghostcast.image import in_use
+from ghostcast.image import flushing, in_use
 from protocol import limits
 from protocol.errors import TargetError
 
@@ -74,6 +74,8 @@ class Target:
         self._nameless = False
         self._descriptor = descriptor
         self._direct_descriptor: int | None = None
+        self._flusher: flushing.Flusher | None = None
+        """Flushes what is written, from ``begin`` on."""
         self._touched = False
         self._written_end = 0
         self._lost = (0, 0)
@@ -298,6 +300,7 @@ class Target:
                 # By way of /proc it is certainly the same file, and an exclusively opened device may be opened again.
                 flags = os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC
                 self._direct_descriptor = os.open(f"/proc/self/fd/{descriptor}", flags)
+        self._flusher = flushing.Flusher(descriptor, flushing.FLUSH_SIZE)
 
     def write(self, offset: int, data: Buffer, chunk_index: int | None = None) -> None:
         """Write all of ``data`` at ``offset``. Releases the GIL.
@@ -323,6 +326,9 @@ class Target:
         direct = self._direct_descriptor
         if direct is not None and not (offset | len(view) | _address(view)) % _DIRECT_ALIGNMENT:
             descriptor = direct
+        flusher, size = self._flusher, len(view)
+        if flusher is not None:
+            self._raise_failure(flusher)
         while view:
             try:
                 count = os.pwrite(descriptor, view, offset)
@@ -337,6 +343,8 @@ class Target:
                 raise TargetError(f"{self.path}: writing at byte {offset} failed: nothing was written")
             view = view[count:]
             offset += count
+        if flusher is not None:
+            flusher.wrote(size)
 
     def reserve(self, offset: int, length: int) -> None:
         """Have the file system set room aside for a range of a file that will be written; what is there stays.
@@ -440,10 +448,21 @@ class Target:
         Raises:
             TargetError: the disk could not keep it.
         """
+        flusher = self._flusher
+        if flusher is not None:
+            flusher.wait()
         try:
             os.fsync(self.fileno())
         except OSError as error:
             raise TargetError(f"{self.path}: flushing to disk failed: {_reason(error)}") from error
+        if flusher is not None:
+            self._raise_failure(flusher)
+
+    def _raise_failure(self, flusher: flushing.Flusher) -> None:
+        """Raise what a flush on the way failed of: no later flush would say it again."""
+        if flusher.failure is not None:
+            reason = _reason(flusher.failure)
+            raise TargetError(f"{self.path}: flushing to disk failed: {reason}") from flusher.failure
 
     def finish(self, raw_size: int) -> None:
         """Give a file exactly ``raw_size`` bytes, flush everything, and give a replacement its name.
@@ -501,6 +520,8 @@ class Target:
 
     def close(self) -> None:
         """Close the target; an unfinished replacement is removed. Closing twice is harmless."""
+        if self._flusher is not None:
+            self._flusher.wait()
         with self._lock:
             self._closed = True
             if self._descriptor < 0:
