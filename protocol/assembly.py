@@ -463,6 +463,14 @@ class Assembly:
         return found
 
     @property
+    def lacking_count(self) -> int:
+        """Symbols that have to come, nearly: a short last slice counts as a long one."""
+        owner = self._ring.owner
+        held = np.flatnonzero(owner >= 0)
+        held = held[self.state[owner[held]] == _MISSING]
+        return self.missing_count * self.partition.source_symbols - int(self._count[held].sum())
+
+    @property
     def fill(self) -> float:
         """Share of the ring that waits for workers, in [0, 1]."""
         return self._pinned_count / self.slots

@@ -372,12 +372,13 @@ class ReceiverFeedback:
         return self._loss_ppm if recent is None else recent
 
     def _echo(self) -> int:
-        """Return the send time to echo; 0 while much waits in the socket.
+        """Return the send time to echo; 0 while much waits in the socket, and where it may have waited there itself.
 
         What waited there measures this host, not the way to it: a receiver that is a second behind made the group's
         round trip a second, and every backoff six.
         """
-        return self._echo_us if self._reception.backlog * 1000 < limits.ECHO_BACKLOG_MAX_PERMILLE else 0
+        waits = self._reception.overdue or self._reception.backlog * 1000 >= limits.ECHO_BACKLOG_MAX_PERMILLE
+        return 0 if waits else self._echo_us
 
     def _hold_us(self, now: int) -> int:
         return min((now - self._echo_ns) // limits.MICROSECOND_NS, (1 << 32) - 1)

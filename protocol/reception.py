@@ -81,6 +81,8 @@ class Reception:
         """Whether the engine is still finding out what the target holds already: nothing is asked for until then."""
         self.backlog = 0.0
         """Share of the socket's buffer that waits to be fetched, as the engine measures it."""
+        self.overdue = False
+        """Whether the newest that was fetched may have waited in this host, by the engine's doing."""
         self.highest = 0
         """Data datagrams below it were sent, as far as is known."""
         self._session_id = found.session_id

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib
 import os
 import random
 import socket
@@ -36,7 +37,7 @@ from receivers.observer import Observer
 from receivers.options import ReceiveOptions
 from receivers.target_work import TargetWork
 
-PROGRESS_INTERVAL_S = 0.1
+PROGRESS_INTERVAL_S = 0.25
 SOLICIT_INTERVAL_NS = limits.SECOND_NS
 
 
@@ -156,7 +157,10 @@ class ReceiveEngine:
             stack.push_async_callback(discovery.close)
             stack.callback(self.work.close)
             self._wants_all = await asyncio.to_thread(self.work.look)
-            load_kernel()  # now, while nobody waits: the JOIN would go out later by as long as that takes
+            # Now, while nobody waits: the JOIN would go out later by as long as that takes, and numpy would load its
+            # masked arrays, which it needs for plain sets, in the middle of a session.
+            load_kernel()
+            importlib.import_module("numpy.ma")
             self._tell(self.observer.searching)
             found = await self._find(control, discovery)
             while found is not None:

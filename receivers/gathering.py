@@ -8,10 +8,11 @@ part of the receive buffer.
 from __future__ import annotations
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.1
-"""A shorter pause is none; a longer one would keep control messages waiting, and the repairs that they ask for."""
+"""A shorter pause is none; a longer one would keep control messages waiting for too long, and what they ask for."""
 
 PAUSE_TRICKLE_S = 0.006
-"""After a trickle, which is control, the end of a repair, or the beginning of a stream."""
+"""After a trickle, which is control, the end of a repair, or the beginning of a stream; and the shortest pause where a
+fetch is to bring less because little is lacking: what comes may be for others."""
 
 TRICKLE = 32
 
@@ -22,8 +23,8 @@ LACKING_SHARE = 0.25
 """Share of what is still lacking that a fetch should bring at most: the last datagrams are not left waiting."""
 
 BUFFER_SHARE = 0.25
-"""Share of the receive buffer that may fill up during a pause: a datagram takes up to twice its size there, and the
-rate may grow by half before this host hears of it."""
+"""Share of the receive buffer that may fill up during a pause at the rate that was told: a datagram takes up to twice
+its size there, and a search for the rate goes up by half at each step, faster than it is told."""
 
 
 def pause_s(datagrams: int, elapsed_s: float, *, lacking: int, buffer_size: int, rate: float) -> float:
@@ -38,6 +39,7 @@ def pause_s(datagrams: int, elapsed_s: float, *, lacking: int, buffer_size: int,
     """
     pause = PAUSE_TRICKLE_S
     if datagrams > TRICKLE:
-        pause = min(FETCH, max(LACKING_SHARE * lacking, TRICKLE)) * elapsed_s / datagrams
+        each_s = elapsed_s / datagrams
+        pause = min(max(LACKING_SHARE * lacking * each_s, PAUSE_TRICKLE_S), FETCH * each_s)
     pause = min(pause, PAUSE_MAX_S, BUFFER_SHARE * buffer_size / rate)
     return pause if pause >= PAUSE_MIN_S else 0.0

@@ -69,7 +69,7 @@ class Host:
         self._decoding: collections.deque[tuple[int, int, Int64Array]] = collections.deque()
         self._checking: collections.deque[tuple[int, int, int]] = collections.deque()
         self._writing: collections.deque[tuple[int, int, int]] = collections.deque()
-        """Jobs as (when done, object, slice or chunk), ascending."""
+        """Jobs as (when done, object, slices or chunk), ascending."""
         self._work_alarm = Alarm(self.clock, self._work)
         self._socket: collections.deque[tuple[SymbolBatch, int]] = collections.deque()
         self._socket_used = 0

@@ -189,6 +189,8 @@ class RingMachine(RuleBasedStateMachine):
         assert ring.complete_slices().tolist() == np.flatnonzero(state == SliceState.COMPLETE).tolist()
         assert set(ring.complete_slices().tolist()) == self.decoded | self.decoding
         assert ((ring.deficits_of(every) > 0) == (state == SliceState.MISSING)).all()
+        short = self.partition.source_symbols - self.partition.symbols_of(every)
+        assert ring.lacking_count == ring.deficits_of(every).sum() + short[state == SliceState.MISSING].sum()
         pinned = {s for e in self.checking for s in self.extents.slices_of(e)} | self.decoding
         assert set(every[ring.busy(every)].tolist()) == pinned
         assert round(ring.fill * ring.slots) == len(pinned)

@@ -305,14 +305,14 @@ def test_nobody_speaks_out_of_turn_where(why: str) -> None:
     assert desk.said(messages.Report) == []
 
 
-def test_no_round_trip_is_measured_through_a_full_socket() -> None:
+def test_no_round_trip_is_measured_through_a_full_socket_nor_while_the_host_looked_away() -> None:
     desk = ready_desk()
     echoes = []
-    for backlog in (0.0, 0.5, 0.0):
+    for backlog, overdue in ((0.0, False), (0.5, False), (0.0, True), (0.0, False)):
         desk.status()
-        desk.session.reception.backlog = backlog
+        desk.session.reception.backlog, desk.session.reception.overdue = backlog, overdue
         desk.said(messages.Report)
         desk.session._feedback._echo_us = 77
         desk.pass_time(200 * MS)
         echoes += [report.echo_us for report in desk.said(messages.Report) if isinstance(report, messages.Report)][-1:]
-    assert echoes == [77, 0, 77]
+    assert echoes == [77, 0, 0, 77]

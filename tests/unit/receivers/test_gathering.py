@@ -36,7 +36,12 @@ def test_after_a_trickle_it_is_short(datagrams: int) -> None:
 
 
 def test_the_last_datagrams_are_fetched_sooner_and_sooner() -> None:
-    assert [pause_ms(400, 10, lacking) for lacking in (6400, 3200, 1600, 800, 0)] == pytest.approx([40, 20, 10, 5, 0])
+    assert [pause_ms(400, 10, lacking) for lacking in (6400, 3200, 1600, 800, 0)] == pytest.approx([40, 20, 10, 6, 6])
+
+
+def test_who_lacks_nothing_is_not_busy_with_what_others_get() -> None:
+    assert pause_ms(100, 1, lacking=0, rate=150e6) == pytest.approx(6)
+    assert pause_ms(800, 2, lacking=1, rate=600e6) == pytest.approx(4)  # a batch of it still fits the slots
 
 
 @pytest.mark.parametrize("size", [LARGE, SMALL])
