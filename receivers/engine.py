@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib
 import os
 import random
 import socket
@@ -157,10 +156,7 @@ class ReceiveEngine:
             stack.push_async_callback(discovery.close)
             stack.callback(self.work.close)
             self._wants_all = await asyncio.to_thread(self.work.look)
-            # Now, while nobody waits: the JOIN would go out later by as long as that takes, and numpy would load its
-            # masked arrays, which it needs for plain sets, in the middle of a session.
-            load_kernel()
-            importlib.import_module("numpy.ma")
+            load_kernel()  # now, while nobody waits: the JOIN would go out later by as long as that takes
             self._tell(self.observer.searching)
             found = await self._find(control, discovery)
             while found is not None:

@@ -7,6 +7,10 @@ part of the receive buffer.
 
 from __future__ import annotations
 
+import dataclasses
+
+from protocol import limits
+
 PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.1
 """A shorter pause is none; a longer one would keep control messages waiting for too long, and what they ask for."""
 
@@ -27,19 +31,37 @@ BUFFER_SHARE = 0.25
 its size there, and a search for the rate goes up by half at each step, faster than it is told."""
 
 
-def pause_s(datagrams: int, elapsed_s: float, *, lacking: int, buffer_size: int, rate: float) -> float:
-    """Return how long to wait after a fetch; 0 where that is not worth while.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pause:
+    """How long nothing is fetched."""
+
+    seconds: float = 0.0
+    expected: float = 0.0
+    """Datagrams that come meanwhile if the stream goes on as it was."""
+
+    def overdue(self, datagrams: int) -> bool:
+        """Return whether the newest of so many that were fetched afterwards may have waited for long.
+
+        Where a stream stops during a pause, its last datagram waits for the rest of it.
+        """
+        return self.seconds * limits.SECOND_NS > limits.GRTT_MIN_NS and datagrams < self.expected / 2
+
+
+def pause_after(datagrams: int, elapsed_s: float, *, lacking: int, buffer_size: int, rate: float) -> Pause:
+    """Return how long to wait after a fetch; 0 s where that is not worth while.
 
     Args:
         datagrams: data datagrams that the last fetch brought.
         elapsed_s: time since the fetch before it.
-        lacking: datagrams that have to come, at least.
+        lacking: datagrams that have to come.
         buffer_size: bytes of the receive buffer.
         rate: bytes per second that the sender paces at.
     """
-    pause = PAUSE_TRICKLE_S
+    seconds = PAUSE_TRICKLE_S
     if datagrams > TRICKLE:
         each_s = elapsed_s / datagrams
-        pause = min(max(LACKING_SHARE * lacking * each_s, PAUSE_TRICKLE_S), FETCH * each_s)
-    pause = min(pause, PAUSE_MAX_S, BUFFER_SHARE * buffer_size / rate)
-    return pause if pause >= PAUSE_MIN_S else 0.0
+        seconds = min(max(LACKING_SHARE * lacking * each_s, PAUSE_TRICKLE_S), FETCH * each_s)
+    seconds = min(seconds, PAUSE_MAX_S, BUFFER_SHARE * buffer_size / rate)
+    if seconds < PAUSE_MIN_S:
+        return Pause()
+    return Pause(seconds, datagrams * seconds / elapsed_s if elapsed_s else 0.0)  # a coarse clock may not have moved

@@ -116,8 +116,8 @@ class Ingest:
         self._receiver = BatchReceiver(data_socket, announce.symbol_size, self._wake_out)
         self._buffer_size = buffer_size
         self._fetched_ns = 0
-        self._expected = 0.0
-        """Datagrams that the next fetch brings if the stream goes on as it was; 0 where it was not put off for long."""
+        self._pause = gathering.Pause()
+        """What the next fetch comes after."""
         manifest, image, reception = limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE, session.reception
         self._memory = {
             manifest: ObjectMemory(reception.partition(manifest), reception.assembly(manifest)),
@@ -192,10 +192,9 @@ class Ingest:
         batch = self._fetch()
         now = time.monotonic_ns()
         if batch is not None:
-            # Where a stream stops during a pause, its last datagram has waited for the rest of it.
-            session.reception.overdue = len(batch.headers) < self._expected / 2
+            session.reception.overdue = self._pause.overdue(len(batch.headers))
             self._take_batch(batch, now)
-        self._expected = 0.0
+        self._pause = gathering.Pause()
         with self._stages("session"):
             self._drive_session(now)
         self._fetched_ns, before_ns = now, self._fetched_ns
@@ -251,21 +250,19 @@ class Ingest:
         """Leave what comes in the kernel for a while, after a fetch that brought so much."""
         reception = self._session.reception
         image = reception.assembly(limits.OBJECT_IMAGE)
-        pause_s = gathering.pause_s(
+        self._pause = gathering.pause_after(
             datagrams,
             elapsed_s,
             lacking=image.lacking_count,
             buffer_size=self._buffer_size,
             rate=self._session.sending_rate,
         )
-        if pause_s * limits.SECOND_NS > limits.GRTT_MIN_NS:
-            self._expected = datagrams * pause_s / elapsed_s
         with self._stages("wait"):
             if image.missing_count and not reception.checking:
-                time.sleep(pause_s)
+                time.sleep(self._pause.seconds)
             else:
                 # What comes is for others, or is asked for later: what this receiver waits for is its workers.
-                self._receiver.wait(pause_s * 1000, data=False)
+                self._receiver.wait(self._pause.seconds * 1000, data=False)
 
     def _send_out(self) -> None:
         session, outbox = self._session, self.outbox

@@ -61,8 +61,7 @@ def sample(chunks: Int64Array) -> Int64Array:
         return chunks
     spread = np.linspace(0, len(chunks) - 1, SAMPLE_SPREAD).astype(np.int64)
     front = 2 ** np.arange(len(chunks).bit_length()) - 1
-    places: Int64Array = np.unique(np.concatenate((spread, front[front < len(chunks)])))
-    return chunks[places]
+    return chunks[sorted({*spread.tolist(), *front[front < len(chunks)].tolist()})]
 
 
 class Reuse:

@@ -14,7 +14,8 @@ LARGE, SMALL = 64 << 20, 1 << 20
 
 
 def pause_ms(datagrams: int, elapsed_ms: float, lacking: int = 1 << 20, size: int = LARGE, rate: float = SLOW) -> float:
-    return 1000 * gathering.pause_s(datagrams, elapsed_ms / 1000, lacking=lacking, buffer_size=size, rate=rate)
+    pause = gathering.pause_after(datagrams, elapsed_ms / 1000, lacking=lacking, buffer_size=size, rate=rate)
+    return 1000 * pause.seconds
 
 
 def test_it_brings_a_batch_at_the_rate_at_which_datagrams_came() -> None:
@@ -28,6 +29,11 @@ def test_a_slow_stream_does_not_keep_control_messages_waiting_for_ever() -> None
 
 def test_a_fast_stream_is_fetched_on_and_on() -> None:
     assert pause_ms(1600, 0.9) == 0
+
+
+@pytest.mark.parametrize("datagrams", [1, 500])
+def test_a_clock_that_has_not_moved_is_borne(datagrams: int) -> None:
+    assert pause_ms(datagrams, 0) == (6 if datagrams == 1 else 0)
 
 
 @pytest.mark.parametrize("datagrams", [0, 1, gathering.TRICKLE])
@@ -55,3 +61,19 @@ def test_what_comes_meanwhile_fits_the_buffer_even_if_the_stream_is_suddenly_as_
 
 def test_a_small_buffer_under_a_fast_stream_is_never_left_alone() -> None:
     assert pause_ms(500, 5, size=SMALL, rate=FAST) == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "fetched", "overdue"),
+    [
+        pytest.param(400, 1600, False, id="the stream went on"),
+        pytest.param(400, 900, False, id="it became slower"),
+        pytest.param(400, 700, True, id="it stopped on the way"),
+        pytest.param(400, 0, True, id="only control came"),
+        pytest.param(3, 0, False, id="after a pause that is no longer than chance"),
+    ],
+)
+def test_what_waited_for_the_end_of_a_long_pause_is_told(before: int, fetched: int, overdue: bool) -> None:
+    pause = gathering.pause_after(before, 0.01, lacking=1 << 20, buffer_size=LARGE, rate=SLOW)
+    assert pause.overdue(fetched) is overdue
+    assert not gathering.Pause().overdue(0)
