@@ -12,10 +12,11 @@ from fractions import Fraction
 import benchmarks.head_to_head
 from benchmarks.head_to_head.matrices import MATRICES, make_cell
 from benchmarks.head_to_head.scene import Cell, Layout
-from benchmarks.head_to_head.sources import CONTENTS
+from benchmarks.head_to_head.sources import CONTENTS, SIZES_MIN
 from benchmarks.head_to_head.tools import TOOLS
 
-QUICK_SIZE = 20_000_000
+QUICK_SIZE = 70_000_000
+"""Enough for a file system in every cell of every matrix: some halve it."""
 
 _EXAMPLES = """
 examples (as root, from the root of the repository):
@@ -69,8 +70,17 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[list[Cell], argpar
         by_hand = ("receivers", "layout", "offloads", "loss", "mtu", "content", "rate")
         if given := [f"--{name}" for name in by_hand if getattr(options, name) is not None]:
             parser.error(f"--matrix chooses the cells: leave out {', '.join(given)}")
-        return MATRICES[options.matrix](options), options
-    return [_single_cell(parser, options)], options
+        cells = MATRICES[options.matrix](options)
+    else:
+        cells = [_single_cell(parser, options)]
+    for cell in cells:
+        if cell.size < (least := SIZES_MIN[cell.content]):
+            enough = -(-options.size * least // cell.size)
+            parser.error(
+                f"--size {options.size} is too small for {cell.text}: a file system of less than {least} bytes"
+                f" holds little but itself; at least --size {enough} is enough here"
+            )
+    return cells, options
 
 
 def _single_cell(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Cell:
@@ -134,5 +144,5 @@ def _parser() -> argparse.ArgumentParser:
         help="after the rounds, one more run of ghostcast that tells where the time went (default: yes)",
     )
     parser.add_argument("--keep", action="store_true", help="keep the source, the image and the last copies")
-    parser.add_argument("--quick", action="store_true", help="20 MB, 1 round: whether everything works")
+    parser.add_argument("--quick", action="store_true", help="70 MB, 1 round: whether everything works")
     return parser

@@ -21,6 +21,8 @@ from benchmarks.head_to_head.machine import GHOSTCAST, Unusable, run_command
 
 FILE_SYSTEM_TREE = pathlib.Path("/usr")
 FILE_SYSTEM_SIZE_MIN = 32 << 20
+"""A file system of less holds little but itself."""
+
 _FILLED_SHARE = 0.8
 """Of the file system, taken by files at first: the rest is for inodes, journal and slack."""
 
@@ -116,8 +118,7 @@ def _write_file_system(raw: pathlib.Path, size: int) -> None:
 
     What deleted files held stays on the disk: the free half is not zeros. Nothing is mounted.
     """
-    if size < FILE_SYSTEM_SIZE_MIN:
-        raise Unusable(f"a file system of less than {FILE_SYSTEM_SIZE_MIN >> 20} MiB holds little but itself")
+    assert size >= FILE_SYSTEM_SIZE_MIN
     staged = raw.with_suffix(".tree")
     staged.mkdir()
     try:
@@ -185,6 +186,9 @@ def _only_match(pattern: str, text: str) -> str:
 
 CONTENTS: dict[str, Callable[[pathlib.Path, int], None]] = {"random": _write_random, "filesystem": _write_file_system}
 """What the source holds: bytes that no tool can compress, or half a file system."""
+
+SIZES_MIN = {"random": 1, "filesystem": FILE_SYSTEM_SIZE_MIN}
+"""Bytes of the smallest source of each kind."""
 
 CONTENT_PROGRAMS = {
     "random": (),

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -248,6 +249,8 @@ def test_the_layout_follows_from_what_is_asked(arguments: list[str], layout: str
         ["--matrix", "full", "--receivers", "2"],
         ["--directory", "/nowhere"],
         ["--json", "results.png"],
+        ["--content", "filesystem", "--size", "30MB"],
+        ["--matrix", "full", "--size", "64MB"],
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,10 +278,28 @@ def test_the_full_matrix_has_every_layout_loss_and_content_once() -> None:
 
 @pytest.mark.parametrize("name", sorted(MATRICES))
 def test_a_matrix_takes_size_rounds_and_tools_from_the_command_line(name: str) -> None:
-    cells, _ = parse_arguments(["--matrix", name, "--size", "1MB", "--rounds", "7", "--tools", "cp"])
+    cells, _ = parse_arguments(["--matrix", name, "--size", "80MB", "--rounds", "7", "--tools", "cp"])
     assert {cell.rounds for cell in cells} == {7}
     assert {cell.tools for cell in cells} == {("cp",)}
-    assert min(cell.size for cell in cells) <= MB
+    assert min(cell.size for cell in cells) <= 80 * MB
+
+
+@pytest.mark.parametrize("name", sorted(MATRICES))
+def test_every_matrix_can_be_tried_quickly(name: str) -> None:
+    cells, _ = parse_arguments(["--matrix", name, "--quick"])
+    assert {cell.rounds for cell in cells} == {1}
+    assert min(cell.size for cell in cells) < 100 * MB
+
+
+def test_a_size_that_is_too_small_for_a_cell_is_refused_with_one_that_is_enough(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--matrix", "full", "--size", "64MB"])
+    match = re.search(r"at least --size (\d+)", capsys.readouterr().err)
+    assert match
+    cells, _ = parse_arguments(["--matrix", "full", "--size", match[1]])
+    assert min(cell.size for cell in cells) == sources.FILE_SYSTEM_SIZE_MIN
 
 
 def test_a_random_source_has_the_size_that_was_asked_for(tmp_path: pathlib.Path) -> None:
