@@ -20,9 +20,6 @@ fetch is to bring less because little is lacking: what comes may be for others."
 
 TRICKLE = 32
 
-FETCH = 1600
-"""Datagrams that a fetch should bring."""
-
 LACKING_SHARE = 0.25
 """Share of what is still lacking that a fetch should bring at most: the last datagrams are not left waiting."""
 
@@ -47,12 +44,13 @@ class Pause:
         return self.seconds * limits.SECOND_NS > limits.GRTT_MIN_NS and datagrams < self.expected / 2
 
 
-def pause_after(datagrams: int, elapsed_s: float, *, lacking: int, buffer_size: int, rate: float) -> Pause:
+def pause_after(datagrams: int, elapsed_s: float, *, aim: int, lacking: int, buffer_size: int, rate: float) -> Pause:
     """Return how long to wait after a fetch; 0 s where that is not worth while.
 
     Args:
         datagrams: data datagrams that the last fetch brought.
         elapsed_s: time since the fetch before it.
+        aim: datagrams that the next one should bring.
         lacking: datagrams that have to come.
         buffer_size: bytes of the receive buffer.
         rate: bytes per second that the sender paces at.
@@ -60,7 +58,7 @@ def pause_after(datagrams: int, elapsed_s: float, *, lacking: int, buffer_size: 
     seconds = PAUSE_TRICKLE_S
     if datagrams > TRICKLE:
         each_s = elapsed_s / datagrams
-        seconds = min(max(LACKING_SHARE * lacking * each_s, PAUSE_TRICKLE_S), FETCH * each_s)
+        seconds = min(max(LACKING_SHARE * lacking * each_s, PAUSE_TRICKLE_S), aim * each_s)
     seconds = min(seconds, PAUSE_MAX_S, BUFFER_SHARE * buffer_size / rate)
     if seconds < PAUSE_MIN_S:
         return Pause()

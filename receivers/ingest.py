@@ -253,6 +253,7 @@ class Ingest:
         self._pause = gathering.pause_after(
             datagrams,
             elapsed_s,
+            aim=self._receiver.fetch_aim,
             lacking=image.lacking_count,
             buffer_size=self._buffer_size,
             rate=self._session.sending_rate,

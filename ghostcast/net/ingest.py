@@ -27,9 +27,18 @@ SLOT_COUNT = 40
 """Slots with GRO: 40 batches of 44 datagrams are 2.6 MB. More than that has left the processor's cache when it is moved
 on: with 96, a clone took 2.4 % longer (measured)."""
 
-SLOT_COUNT_SINGLE = 2048
+SLOT_COUNT_SINGLE = 4096
 """Slots without GRO: as many datagrams as one fetch takes then. With 1024, a receiver of 16 that share two cores needs
-a sixth more processor time, and one of 4 on a fast link a twentieth (measured)."""
+a sixth more processor time, and one of 4 on a fast link a twentieth; with 2048, a fiftieth (measured)."""
+
+SLOTS_SINGLE_SIZE = 8 << 20
+"""Bytes that these take at most: of large datagrams there are fewer, for a fetch costs by bytes then."""
+
+FETCH_JOINED = 1600
+"""Datagrams that a fetch with GRO should bring."""
+
+FETCH_SHARE = 0.78
+"""Share of the slots that one without should fill: there is room for more than is expected."""
 
 SLOT_SIZE = 65_536
 SLOT_SPACING = SLOT_SIZE + 4096 + 64
@@ -124,10 +133,10 @@ class BatchReceiver:
         """Reserve the slots: few that hold a batch each, or many that hold a datagram each."""
         self.offload = offload
         """Whether the kernel joins datagrams into batches."""
-        self.slot_count = SLOT_COUNT if offload else SLOT_COUNT_SINGLE
         # A single slot shows a datagram that is too long by holding one byte more than any may have.
         single = max(self._datagram_size, limits.CONTROL_SIZE_MAX) + 1
         spacing = SLOT_SPACING if offload else -(-single // 64) * 64 + 64
+        self.slot_count = SLOT_COUNT if offload else min(SLOT_COUNT_SINGLE, SLOTS_SINGLE_SIZE // spacing)
         self._segments_max = max(1, SLOT_SIZE // self._datagram_size) if offload else 1
         self._slot_size = SLOT_SIZE if offload else single
         self._memory = np.zeros((self.slot_count, max(spacing, self._slot_size)), np.uint8)
@@ -161,6 +170,11 @@ class BatchReceiver:
             header["control"] = control + slots * np.uint64(_CMSG_SIZE)
             header["control_length"] = _CMSG_SIZE
         self._messages_address = self._messages.__array_interface__["data"][0]
+
+    @property
+    def fetch_aim(self) -> int:
+        """How many datagrams a fetch should bring: most of what there is room for."""
+        return FETCH_JOINED if self.offload else round(FETCH_SHARE * self.slot_count)
 
     @property
     def joined_average(self) -> float:

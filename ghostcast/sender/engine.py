@@ -156,7 +156,14 @@ class SendEngine:
             )
             self.session = SenderSession(parameters, self._wanted(parameters), time.monotonic_ns())
             datagram_size = wire.DATA_HEADER_SIZE + parameters.symbol_size
-            self.sender = BatchSender(opening.data, self.group, parameters.port, datagram_size, self.options.stages)
+            self.sender = BatchSender(
+                opening.data,
+                self.group,
+                parameters.port,
+                datagram_size,
+                self.options.stages,
+                keep_average=self.options.rate is not None,
+            )
             encoder = self._encoder(self.session)
             loop = asyncio.get_running_loop()
             threads = [

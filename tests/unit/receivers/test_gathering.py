@@ -11,10 +11,11 @@ from receivers import gathering
 
 FAST, SLOW = 1.25e9, 24e6
 LARGE, SMALL = 64 << 20, 1 << 20
+AIM = 1600
 
 
 def pause_ms(datagrams: int, elapsed_ms: float, lacking: int = 1 << 20, size: int = LARGE, rate: float = SLOW) -> float:
-    pause = gathering.pause_after(datagrams, elapsed_ms / 1000, lacking=lacking, buffer_size=size, rate=rate)
+    pause = gathering.pause_after(datagrams, elapsed_ms / 1000, aim=AIM, lacking=lacking, buffer_size=size, rate=rate)
     return 1000 * pause.seconds
 
 
@@ -74,6 +75,6 @@ def test_a_small_buffer_under_a_fast_stream_is_never_left_alone() -> None:
     ],
 )
 def test_what_waited_for_the_end_of_a_long_pause_is_told(before: int, fetched: int, overdue: bool) -> None:
-    pause = gathering.pause_after(before, 0.01, lacking=1 << 20, buffer_size=LARGE, rate=SLOW)
+    pause = gathering.pause_after(before, 0.01, aim=AIM, lacking=1 << 20, buffer_size=LARGE, rate=SLOW)
     assert pause.overdue(fetched) is overdue
     assert not gathering.Pause().overdue(0)

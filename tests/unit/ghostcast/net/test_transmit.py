@@ -202,16 +202,20 @@ sizes = st.one_of(st.just(transmit.BATCH_SIZE_MAX), st.integers(1, transmit.BATC
 @hypothesis.given(
     rate=st.floats(3, 10).map(lambda exponent: 10**exponent),
     steps=st.lists(st.tuples(durations, durations, sizes), min_size=1, max_size=12),
+    keep_average=st.booleans(),
 )
 @hypothesis.settings(deadline=None, max_examples=500)
 def test_no_interval_carries_more_than_the_rate_and_one_burst(
-    rate: float, steps: list[tuple[float, float, int]]
+    rate: float, steps: list[tuple[float, float, int]], keep_average: bool
 ) -> None:
-    """Between any two moments: at most the rate, one batch, what was missed, and a sleep too short to make."""
+    """Between any two moments: at most the rate, one batch, what was missed, and a sleep too short to make.
+
+    Where the average is to be kept, a little more than the rate, but no more than a bounded time's worth in all.
+    """
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
         patch.setattr(transmit, "time", clock)
-        pacer = Pacer()
+        pacer = Pacer(keep_average=keep_average)
         moments, totals = [], [0]
         for idle_s, late_s, size in steps:
             clock.now += idle_s
@@ -224,7 +228,8 @@ def test_no_interval_carries_more_than_the_rate_and_one_burst(
     for first in range(len(moments)):
         for last in range(first, len(moments)):
             sent = totals[last + 1] - totals[first]
-            allowed = rate * (moments[last] - moments[first]) + transmit.BATCH_SIZE_MAX + slack
+            made_up = min(sent * transmit.MADE_UP_SHARE, rate * transmit.MADE_UP_S * len(steps)) if keep_average else 0
+            allowed = rate * (moments[last] - moments[first]) + transmit.BATCH_SIZE_MAX + slack + made_up
             assert sent <= allowed * (1 + 1e-9)
 
 
@@ -249,6 +254,37 @@ def test_at_a_low_rate_a_wake_up_that_is_a_batch_late_is_made_up_for(monkeypatch
     for _batch in range(1000):
         pacer.wait(64_768, 190 * limits.MEGABIT)
     assert clock.now - begun == pytest.approx(1000 * 64_768 / (190 * limits.MEGABIT), rel=0.01)
+
+
+def test_a_told_pace_holds_on_average_where_wake_ups_are_very_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(transmit, "time", clock)
+    rate, size, batches = 190 * limits.MEGABIT, 64_768, 5000
+
+    def seconds(pacer: Pacer) -> float:
+        begun = clock.now
+        for batch in range(batches):
+            clock.late_s = 0.03 if batch % 500 == 250 else 0.0
+            pacer.wait(size, rate)
+        return clock.now - begun
+
+    told = batches * size / rate
+    assert seconds(Pacer(keep_average=True)) == pytest.approx(told, abs=0.01)
+    lost = 10 * (0.03 - transmit.CATCH_UP_SIZE / rate)
+    assert seconds(Pacer()) == pytest.approx(told + lost, abs=0.03)
+
+
+def test_of_a_long_standstill_a_bounded_part_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(transmit, "time", clock)
+    rate, size, batches = 1000 * limits.MEGABIT, 64_768, 20_000
+    pacer = Pacer(keep_average=True)
+    clock.now += 60
+    begun = clock.now
+    for _batch in range(batches):
+        pacer.wait(size, rate)
+    # What is sent at once after a late wake-up, and what is made up for by and by.
+    assert clock.now - begun == pytest.approx(batches * size / rate - transmit.MADE_UP_S, abs=0.004)
 
 
 @pytest.mark.parametrize(("megabit", "made_up_s"), [(10, 0.002), (190, 0.002), (10_000, 0.002)])
