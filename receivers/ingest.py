@@ -130,7 +130,8 @@ class Ingest:
         self._paused = False
         self._drops_seen = sockets.socket_state(data_socket).dropped
         self._drops_due_ns = 0
-        self._loss_rng = np.random.default_rng()
+        # Only where it is asked for: numpy's random numbers take 5 ms to load, in the middle of a session's beginning.
+        self._loss_rng = np.random.default_rng() if options.inject_loss else None
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self._workers: WorkerPool[_Result] = WorkerPool(worker_count(), self._wake)
 
@@ -281,7 +282,7 @@ class Ingest:
         headers, kept = batch.headers, None
         if not len(headers):
             return
-        if self._options.inject_loss:
+        if self._loss_rng is not None:
             kept = np.flatnonzero(self._loss_rng.random(len(headers)) >= self._options.inject_loss)
             headers = headers[kept]
             if not len(headers):

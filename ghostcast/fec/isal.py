@@ -12,6 +12,7 @@ import ctypes.util
 import functools
 import importlib.util
 import pathlib
+import random
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -118,7 +119,7 @@ class IsalKernel:
         around 64 bytes take its paths for whole vectors, for tails and for less than a vector. Symbols lie at odd
         strides; a byte written beside the outputs is an error as well.
         """
-        random = np.random.default_rng(5510)
+        numbers = random.Random(5510)  # numpy.random would take every command 5 ms to load
         for rows, count, size in (
             (1, 1, 64),
             (2, 3, 65),
@@ -129,8 +130,9 @@ class IsalKernel:
             (6, 16, 32),
             (13, 9, 200),
         ):
-            matrix = random.integers(0, _COEFFICIENTS, (rows, count), np.uint8)
-            memory = random.integers(0, _COEFFICIENTS, (count + rows, size + 33), np.uint8)
+            matrix = np.frombuffer(numbers.randbytes(rows * count), np.uint8).reshape(rows, count)
+            memory = np.frombuffer(bytearray(numbers.randbytes((count + rows) * (size + 33))), np.uint8)
+            memory = memory.reshape(count + rows, size + 33)
             expected = memory.copy()
             for kernel, buffer in ((self, memory), (NumpyKernel(), expected)):
                 symbols = SymbolRows(buffer[:, 32:-1])

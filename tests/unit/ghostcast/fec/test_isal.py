@@ -10,6 +10,7 @@ import ctypes
 import ctypes.util
 import importlib.util
 import platform
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -329,3 +330,11 @@ def test_homebrew_is_searched_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_wheel_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     put_wheel(monkeypatch, None)
     assert len(list(isal.libraries())) == 1
+
+
+def test_finding_it_does_not_load_random_numbers() -> None:
+    """numpy's take longer to load than the whole test of the library, and every command would wait for them."""
+    if not KERNELS:
+        pytest.skip("no copy of ISA-L works here")
+    look = "import sys; from ghostcast.fec import isal; isal.find_kernel(); sys.exit('numpy.random' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look]).returncode == 0
