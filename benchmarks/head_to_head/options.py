@@ -12,7 +12,7 @@ from fractions import Fraction
 import benchmarks.head_to_head
 from benchmarks.head_to_head.matrices import MATRICES, make_cell
 from benchmarks.head_to_head.scene import Cell, Layout
-from benchmarks.head_to_head.sources import CONTENTS, SIZES_MIN
+from benchmarks.head_to_head.sources import CONTENTS, FILE_SYSTEM_SIZE_MIN
 from benchmarks.head_to_head.tools import TOOLS
 
 QUICK_SIZE = 70_000_000
@@ -73,12 +73,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[list[Cell], argpar
         cells = MATRICES[options.matrix](options)
     else:
         cells = [_single_cell(parser, options)]
-    for cell in cells:
-        if cell.size < (least := SIZES_MIN[cell.content]):
-            enough = -(-options.size * least // cell.size)
+    if file_systems := [cell for cell in cells if cell.content == "filesystem"]:
+        smallest = min(file_systems, key=lambda cell: cell.size)
+        if smallest.size < FILE_SYSTEM_SIZE_MIN:
+            enough = -(-options.size * FILE_SYSTEM_SIZE_MIN // max(smallest.size, 1))
             parser.error(
-                f"--size {options.size} is too small for {cell.text}: a file system of less than {least} bytes"
-                f" holds little but itself; at least --size {enough} is enough here"
+                f"--size {options.size} is too small for {smallest.text}: a file system of less than"
+                f" {FILE_SYSTEM_SIZE_MIN} bytes holds little but itself; --size {enough} is enough here"
             )
     return cells, options
 

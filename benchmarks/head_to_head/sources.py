@@ -187,9 +187,6 @@ def _only_match(pattern: str, text: str) -> str:
 CONTENTS: dict[str, Callable[[pathlib.Path, int], None]] = {"random": _write_random, "filesystem": _write_file_system}
 """What the source holds: bytes that no tool can compress, or half a file system."""
 
-SIZES_MIN = {"random": 1, "filesystem": FILE_SYSTEM_SIZE_MIN}
-"""Bytes of the smallest source of each kind."""
-
 CONTENT_PROGRAMS = {
     "random": (),
     "filesystem": (("mkfs.ext4", "e2fsprogs"), ("debugfs", "e2fsprogs"), ("dumpe2fs", "e2fsprogs")),

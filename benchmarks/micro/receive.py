@@ -83,9 +83,7 @@ class Loop:
     def slot_reader(self) -> SlotReader:
         """Return the bare loop over the same socket."""
         single = max(self._rows.shape[1], limits.CONTROL_SIZE_MAX) + 1
-        if self._joined:
-            return SlotReader(self._listener, ingest.SLOT_COUNT, ingest.SLOT_SIZE)
-        return SlotReader(self._listener, ingest.SLOT_COUNT_SINGLE, single)
+        return SlotReader(self._listener, self.receiver.slot_count, ingest.SLOT_SIZE if self._joined else single)
 
     def _teach_single(self) -> None:
         """Let the receiver find out that nothing joins datagrams here."""

@@ -173,7 +173,7 @@ class BatchReceiver:
 
     @property
     def fetch_aim(self) -> int:
-        """How many datagrams a fetch should bring: most of what there is room for."""
+        """How many datagrams should wait to be fetched together: at the usual MTU, most of what there is room for."""
         return FETCH_JOINED if self.offload else round(FETCH_SHARE * self.slot_count)
 
     @property

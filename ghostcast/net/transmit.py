@@ -46,7 +46,8 @@ MADE_UP_S = 0.1
 """Time lost by later wake-ups, at most, that is made up for by and by, where the pace is to be kept on average."""
 
 MADE_UP_SHARE = 1 / 32
-"""By sending so much faster meanwhile. With sixteen receivers on the sender's two cores, 190 Mbit/s were 182."""
+"""By sending so much faster meanwhile. 100 MB at 190 Mbit/s, to sixteen receivers on the sender's two cores, took
+5.24 s without this, and 5.08 s with it."""
 
 
 class Pacer:

@@ -250,7 +250,7 @@ def test_the_layout_follows_from_what_is_asked(arguments: list[str], layout: str
         ["--directory", "/nowhere"],
         ["--json", "results.png"],
         ["--content", "filesystem", "--size", "30MB"],
-        ["--matrix", "full", "--size", "64MB"],
+        ["--matrix", "full", "--size", "1B"],
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -291,12 +291,13 @@ def test_every_matrix_can_be_tried_quickly(name: str) -> None:
     assert min(cell.size for cell in cells) < 100 * MB
 
 
+@pytest.mark.parametrize("size", ["2MB", "20MB", "64MB"])
 def test_a_size_that_is_too_small_for_a_cell_is_refused_with_one_that_is_enough(
-    capsys: pytest.CaptureFixture[str],
+    size: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        parse_arguments(["--matrix", "full", "--size", "64MB"])
-    match = re.search(r"at least --size (\d+)", capsys.readouterr().err)
+        parse_arguments(["--matrix", "full", "--size", size])
+    match = re.search(r"--size (\d+) is enough", capsys.readouterr().err)
     assert match
     cells, _ = parse_arguments(["--matrix", "full", "--size", match[1]])
     assert min(cell.size for cell in cells) == sources.FILE_SYSTEM_SIZE_MIN

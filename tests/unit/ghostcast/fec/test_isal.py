@@ -332,9 +332,9 @@ def test_a_missing_wheel_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(isal.libraries())) == 1
 
 
-def test_finding_it_does_not_load_random_numbers() -> None:
-    """numpy's take longer to load than the whole test of the library, and every command would wait for them."""
-    if not KERNELS:
-        pytest.skip("no copy of ISA-L works here")
-    look = "import sys; from ghostcast.fec import isal; isal.find_kernel(); sys.exit('numpy.random' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", look]).returncode == 0
+@each_copy
+def test_a_library_is_tested_without_loading_random_numbers(kernel: IsalKernel) -> None:
+    """numpy's take longer to load than the whole test, and every command would wait for them."""
+    look = "import sys; from ghostcast.fec.isal import IsalKernel; IsalKernel(sys.argv[1])"
+    look += "; sys.exit('numpy.random' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look, kernel.library]).returncode == 0

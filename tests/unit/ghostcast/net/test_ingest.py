@@ -209,6 +209,15 @@ def test_slots_become_small_and_many_where_nothing_is_joined(make_link: MakeLink
     assert link.receiver.joined_average == 1.0
 
 
+@pytest.mark.parametrize("symbol_size", [32, 1440, 8928])
+def test_small_slots_take_no_more_memory_than_is_allowed_and_hold_more_than_is_waited_for(
+    symbol_size: int, make_link: MakeLink
+) -> None:
+    receiver = make_link("segmented", "recvmmsg", symbol_size).receiver
+    assert 0 < receiver.fetch_aim < receiver.slot_count <= ingest.SLOT_COUNT_SINGLE
+    assert receiver._memory.nbytes <= ingest.SLOTS_SINGLE_SIZE
+
+
 def test_slots_stay_large_where_buffers_are_joined(link: Link) -> None:
     if not (link.sender.offload and link.receiver.offload):
         pytest.skip("this kernel does not segment or join")
