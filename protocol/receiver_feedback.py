@@ -14,6 +14,7 @@ import random
 import numpy as np
 
 from protocol import feedback, limits, messages, rate
+from protocol.deficits import decode_deficits, encode_deficits
 from protocol.receiver_object import Int64Array, ReceiverObject
 from protocol.reception import Reception
 from protocol.report_interval import Measured, ReportInterval
@@ -175,7 +176,7 @@ class ReceiverFeedback:
         Returns whether the message can be right.
         """
         item = self._reception.objects.get(message.object_id)
-        advised = None if item is None else messages.decode_deficits(message.items, item.partition.slice_count)
+        advised = None if item is None else decode_deficits(message.items, item.partition.slice_count)
         if item is None or advised is None:
             return False
         if self.complete:
@@ -242,7 +243,7 @@ class ReceiverFeedback:
             item.whole_due = False
             if not len(slices):
                 continue
-            items, covered = messages.encode_deficits(slices, deficits)
+            items, covered = encode_deficits(slices, deficits)
             item.hold(slices[:covered], now)
             item.whole_due = covered < len(slices)
             self._reception.counters.nacks += 1
@@ -276,7 +277,7 @@ class ReceiverFeedback:
             deficits = item.assembly.deficits_of(asked)
             slices, deficits = asked[deficits > 0], deficits[deficits > 0]
             if len(slices):
-                said.append(self._nack(item, messages.encode_deficits(slices, deficits)[0], now))
+                said.append(self._nack(item, encode_deficits(slices, deficits)[0], now))
         self._forget_copies()
         return said
 

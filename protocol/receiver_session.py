@@ -259,7 +259,7 @@ class ReceiverSession:
         """Take in a batch of data datagrams.
 
         Args:
-            headers: ``wire.DATA_HEADER[n]``, foreign bytes; anything that does not fit this session is counted and
+            headers: ``DATA_HEADER[n]``, foreign bytes; anything that does not fit this session is counted and
                 gets no row.
             now: instant in ns.
         Returns:

@@ -22,7 +22,7 @@ from protocol.messages import SessionState
 from protocol.partition import Partition
 from protocol.receiver_events import Event, ExtentReady, SlicesToDecode
 from protocol.receiver_object import NEVER_NS, Int64Array, ReceiverObject
-from protocol.symbols import SymbolBatch
+from protocol.symbols import SymbolBatch, unwrap_sequence
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class Reception:
     # --- data in --------------------------------------------------------------------------------------------------
 
     def split(self, headers: npt.NDArray[np.void]) -> tuple[list[tuple[SymbolBatch, Int64Array | None]], int]:
-        """Take foreign headers, ``wire.DATA_HEADER[n]``, apart: return what ``take`` wants, and the last send time."""
+        """Take foreign headers, ``DATA_HEADER[n]``, apart: return what ``take`` wants, and the last send time."""
         if not len(headers):
             return [], 0
         preambles = headers.view(">u4").reshape(len(headers), -1)[:, 0]
@@ -185,7 +185,7 @@ class Reception:
             batch, indices = one, places
             ends, low, high = symbols.unwrapped(batch, reference)
             if reference - low >= limits.SEQUENCE_JUMP_MAX or high - reference >= limits.SEQUENCE_JUMP_MAX:
-                sequences = wire.unwrap_sequence(batch.sequences, reference)
+                sequences = unwrap_sequence(batch.sequences, reference)
                 batch, indices = self._keep(batch, indices, np.abs(sequences - reference) < limits.SEQUENCE_JUMP_MAX)
                 if not len(batch):
                     continue

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol import feedback, limits, messages, parity, rate
+from protocol.deficits import decode_deficits, encode_deficits
 from protocol.feedback import GroupRoundTrip
 from protocol.fleet import Fleet, Peer
 from protocol.schedule import Schedule, Window
@@ -197,7 +198,7 @@ class SenderFeedback:
             Whether anything in it counted; None if the message cannot be right.
         """
         schedule = self._schedules.get(message.object_id)
-        deficits = None if schedule is None else messages.decode_deficits(message.items, schedule.partition.slice_count)
+        deficits = None if schedule is None else decode_deficits(message.items, schedule.partition.slice_count)
         if schedule is None or deficits is None:
             return None
         self._nack_count += 1
@@ -324,7 +325,7 @@ class SenderFeedback:
             slices, deficits = slices[due], deficits[due]
             for _datagram in range(ADVICE_DATAGRAMS_MAX):
                 if len(slices):
-                    items, covered = messages.encode_deficits(slices, deficits)
+                    items, covered = encode_deficits(slices, deficits)
                     slices, deficits = slices[covered:], deficits[covered:]
                     told.append(messages.RepairAdvice(object_id, items, min(sequence, limits.SEQUENCE_MAX - 1)))
         return told

@@ -13,6 +13,24 @@ import numpy.typing as npt
 
 from protocol import wire
 
+DATA_HEADER = np.dtype(
+    [
+        ("magic", ">u2"),
+        ("version", "u1"),
+        ("kind", "u1"),
+        ("session", ">u4"),
+        ("sent_us", ">u4"),
+        ("sequence", ">u4"),
+        ("slice", ">u4"),
+        ("window_left", ">u2"),
+        ("object", "u1"),
+        ("esi", "u1"),
+        ("authentication", ">u8"),
+    ]
+)
+"""Before every symbol."""
+assert DATA_HEADER.itemsize == wire.DATA_HEADER_SIZE
+
 Int64Array = npt.NDArray[np.int64]
 
 KEY_BITS = 8
@@ -71,7 +89,7 @@ def from_headers(headers: npt.NDArray[np.void]) -> list[tuple[SymbolBatch, Int64
     """Take headers apart, object by object.
 
     Args:
-        headers: ``wire.DATA_HEADER[n]`` of one session, at least one; any values.
+        headers: ``DATA_HEADER[n]`` of one session, at least one; any values.
     Returns:
         For each object that occurs, its symbols and which of the headers they are (None: all, in order).
     """
@@ -121,10 +139,21 @@ def unwrapped(batch: SymbolBatch, reference: int) -> tuple[Int64Array | int, int
         lowest and the highest sequence number.
     """
     low, high = int(batch.sequences.min()), int(batch.sequences.max())
-    base = int(wire.unwrap_sequence(np.array([low]), reference)[0])
+    base = int(unwrap_sequence(np.array([low]), reference)[0])
     if batch.window_end is not None and abs(base - reference) + (high - low) < _WRAP // 2:
         return batch.window_end + (base - low), base, base + (high - low)
-    sequences = wire.unwrap_sequence(batch.sequences, reference)
+    sequences = unwrap_sequence(batch.sequences, reference)
     left = batch.left
     ends = sequences + 1 + (left if left is not None else (batch.window_end or 0) - 1 - batch.sequences)
     return ends, int(sequences.min()), int(sequences.max())
+
+
+def unwrap_sequence(low: Int64Array, reference: int) -> Int64Array:
+    """Extend 32-bit wire sequence numbers to the 64-bit ones nearest to ``reference``.
+
+    Args:
+        low: ``int64[n]``, each in ``[0, 2**32)``.
+        reference: a recent 64-bit sequence number; numbers within 2**31 of it are recovered exactly.
+    """
+    difference = (low - reference) & 0xFFFFFFFF
+    return reference + np.where(difference >= 1 << 31, difference - (1 << 32), difference)

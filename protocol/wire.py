@@ -1,4 +1,4 @@
-"""Datagrams as bytes: the data header as a numpy dtype, and the preamble that every datagram begins with.
+"""Datagrams as bytes: the preamble that every one begins with, and the frame of a control message.
 
 All integers are in network byte order. The layouts are specified in ``SPEC.md`` §3 and pinned by golden vectors. A
 datagram that is foreign or malformed increments a counter of ``Drops`` and never raises.
@@ -10,9 +10,6 @@ import dataclasses
 import struct
 import zlib
 
-import numpy as np
-import numpy.typing as npt
-
 from protocol import limits
 
 MAGIC = 0x6743  # "gC"
@@ -23,25 +20,8 @@ KIND_CONTROL = 2
 KIND_MEASURE = 3
 """Messages of ``protocol.measurement``: to a session they are malformed, and nothing more."""
 
-DATA_HEADER = np.dtype(
-    [
-        ("magic", ">u2"),
-        ("version", "u1"),
-        ("kind", "u1"),
-        ("session", ">u4"),
-        ("sent_us", ">u4"),
-        ("sequence", ">u4"),
-        ("slice", ">u4"),
-        ("window_left", ">u2"),
-        ("object", "u1"),
-        ("esi", "u1"),
-        ("authentication", ">u8"),
-    ]
-)
-"""32 bytes before every symbol."""
-
 DATA_HEADER_SIZE = 32
-assert DATA_HEADER.itemsize == DATA_HEADER_SIZE
+"""Before every symbol; ``symbols.DATA_HEADER`` has its fields."""
 
 PREAMBLE = struct.Struct(">HBBII")
 """Magic, version, kind, session id, send time: the first twelve bytes of every datagram."""
@@ -125,17 +105,3 @@ def parse_control(
         drops.malformed += 1
         return None
     return ControlFrame(session_id, sent_us, body)
-
-
-SequenceArray = npt.NDArray[np.int64]
-
-
-def unwrap_sequence(low: npt.NDArray[np.int64], reference: int) -> SequenceArray:
-    """Extend 32-bit wire sequence numbers to the 64-bit ones nearest to ``reference``.
-
-    Args:
-        low: ``int64[n]``, each in ``[0, 2**32)``.
-        reference: a recent 64-bit sequence number; numbers within 2**31 of it are recovered exactly.
-    """
-    difference = (low - reference) & 0xFFFFFFFF
-    return reference + np.where(difference >= 1 << 31, difference - (1 << 32), difference)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from benchmarks.micro.measuring import random_bytes
 from protocol import limits, wire
+from protocol.symbols import DATA_HEADER
 
 WINDOW = 32
 """Slices whose symbols take turns, as in an interleaved window."""
@@ -17,7 +18,7 @@ LOOPBACK = "127.0.0.1"
 def window_rows(count: int, symbol_size: int) -> npt.NDArray[np.uint8]:
     """Return ``uint8[count, header + symbol]``: datagrams of one window after another, in wire order."""
     rows = random_bytes(count, wire.DATA_HEADER_SIZE + symbol_size)
-    headers = rows[:, : wire.DATA_HEADER_SIZE].view(wire.DATA_HEADER)[:, 0]
+    headers = rows[:, : wire.DATA_HEADER_SIZE].view(DATA_HEADER)[:, 0]
     numbers = np.arange(count)
     headers["magic"] = wire.MAGIC
     headers["version"] = wire.VERSION

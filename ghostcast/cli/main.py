@@ -6,7 +6,6 @@ A command's file is loaded when that command is asked for, so that starting one 
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import os
 import sys
@@ -135,7 +134,10 @@ def main() -> None:
     """Run the command line; the only place where an exception becomes an exit status."""
     _open_standard_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what fails here is told like any other output that fails
     except GhostcastError as error:
         print(f"ghostcast: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
@@ -148,10 +150,23 @@ def main() -> None:
             with contextlib.suppress(OSError):
                 print(f"ghostcast: {error}", file=sys.stderr)
         os._exit(ExitStatus.INTERNAL)
-    finally:
-        # The kernel frees it all in a moment; to look for garbage first took 70 ms, when others still need the machine.
-        gc.freeze()
+
+
+def run() -> None:
+    """Run the command line and leave: the installed command.
+
+    The kernel frees everything in a moment. Python would take it apart first, piece by piece: 10 ms of a command, 70
+    where garbage is looked for, when others still need the machine.
+    """
+    try:
+        main()
+    except SystemExit as leaving:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+        if isinstance(leaving.code, int):
+            os._exit(leaving.code)
+        raise
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -140,7 +142,6 @@ def send(
     The exit status is 0 only if every receiver that joined has confirmed a verified copy.
     """
     from ghostcast.cli.run import begin_report, failure_status, run_interruptible, write_report
-    from ghostcast.image.labels import open_labelled
     from ghostcast.sender.opening import Opening
 
     path = choose_image(image, library)
@@ -149,38 +150,35 @@ def send(
     status, reason = ExitStatus.INTERNAL, ""
     stages = choose_stages(profile)
     try:
-        with open_labelled(path) as opened:
-            opened.hold()
-            options = _options(
-                opened,
-                path,
-                session,
-                interface,
-                receivers,
-                max_wait,
-                rate,
-                group,
-                port,
-                ttl,
-                fec,
-                symbol_size,
-                interleave,
-                not wait_for_slow,
-                repeat,
-                stages,
-            )
-            if repeat:
+        options = _options(
+            _default_name(_image_name(path)) if session is None else session,
+            interface,
+            receivers,
+            max_wait,
+            rate,
+            group,
+            port,
+            ttl,
+            fec,
+            symbol_size,
+            interleave,
+            not wait_for_slow,
+            repeat,
+            stages,
+        )
+        if repeat:
+            with _open(path) as opened:
                 status = _serve_repeatedly(opened, options, report, json_lines=json_lines)
-                raise typer.Exit(status)
-            with Opening(options) as opening:
-                # Loaded while the answer to the opening's question is on its way.
-                from ghostcast.cli.sender_view import choose_view
-                from ghostcast.sender.engine import SendEngine
+            raise typer.Exit(status)
+        with Opening(options) as opening, _open(path) as opened:
+            # Loaded, as the image was, while the answer to the opening's question is on its way.
+            from ghostcast.cli.sender_view import choose_view
+            from ghostcast.sender.engine import SendEngine
 
-                engine = SendEngine(opened, options, int.from_bytes(os.urandom(4)) | 1, opening)
-                view = choose_view(engine, json_lines)
-                with view:
-                    run_interruptible(lambda: engine.run(view), engine.interrupt, on_enter=engine.start_now)
+            engine = SendEngine(opened, options, int.from_bytes(os.urandom(4)) | 1, opening)
+            view = choose_view(engine, json_lines)
+            with view:
+                run_interruptible(lambda: engine.run(view), engine.interrupt, on_enter=engine.start_now)
             status = exit_status(engine)
             reason = closing_line(engine, status)
     except typer.Exit:
@@ -197,10 +195,18 @@ def send(
     raise typer.Exit(status)
 
 
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[ImageFile]:
+    """Open an image for as long as it is being sent."""
+    from ghostcast.image.labels import open_labelled
+
+    with open_labelled(path) as opened:
+        opened.hold()
+        yield opened
+
+
 def _options(
-    opened: ImageFile,
-    path: Path,
-    session: str | None,
+    session: str,
     interface: str | None,
     receivers: int | None,
     max_wait: float | None,
@@ -233,7 +239,7 @@ def _options(
     # Served for ever, a session has no need to begin with too few; but with some of those expected, it must at last.
     wait = max_wait if max_wait is not None or (repeat and receivers is None) else MAX_WAIT_DEFAULT_S
     return SendOptions(
-        session_name=session or _default_name(opened.manifest.name or path.name),
+        session_name=session,
         interface=chosen,
         start=StartRule(
             receivers=receivers or 0,
@@ -279,6 +285,13 @@ def _serve_repeatedly(opened: ImageFile, options: SendOptions, report: Path | No
         raise
     write(repeated.status, repeated.totals.line())
     return repeated.status
+
+
+def _image_name(path: Path) -> str:
+    from ghostcast.image.labels import open_labelled
+
+    with open_labelled(path) as image:
+        return image.manifest.name or path.name
 
 
 def _default_name(text: str) -> str:

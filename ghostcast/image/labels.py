@@ -23,13 +23,12 @@ from typing import Annotated
 
 import msgspec
 
+from ghostcast.image.library import labels_path
 from ghostcast.image.reader import ImageFile
 from protocol import limits
 from protocol.errors import ImageError, UsageError
 from protocol.manifest import Manifest, Source
 from protocol.match import ANY_MACHINE, MatchRule
-
-SUFFIX = ".labels.json"
 
 _FORMAT = 1
 _FILE_SIZE_MAX = limits.MIB
@@ -50,12 +49,6 @@ class _Document(msgspec.Struct, frozen=True):
         msgspec.Meta(max_length=limits.LABEL_COUNT_MAX),
     ]
     match: MatchRule = ANY_MACHINE
-
-
-def labels_path(image: Path) -> Path:
-    """Return where the labels of an image are kept; all links to an image share them."""
-    real = Path(os.path.realpath(image))
-    return real.with_name(real.name + SUFFIX)
 
 
 def open_labelled(path: Path) -> ImageFile:

@@ -20,13 +20,14 @@ from typing import Annotated
 
 import msgspec
 
-from ghostcast.image.labels import labels_path
 from protocol.errors import UsageError
 
 ENVIRONMENT = "GHOSTCAST_LIBRARY"
 SYSTEM_DIRECTORY = Path("/var/lib/ghostcast")
 
 IMAGE_SUFFIX = ".img.zst"
+LABELS_SUFFIX = ".labels.json"
+"""Of the small file beside an image, ``labels.py``."""
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"
 _REFERENCE = re.compile(rf"(?P<name>{_NAME})(?:@(?P<version>[1-9][0-9]{{0,8}}))?")
@@ -74,6 +75,12 @@ def parse_reference(text: str) -> tuple[str, int | None] | None:
     if match is None or match["name"].endswith(IMAGE_SUFFIX):
         return None
     return match["name"], int(match["version"]) if match["version"] else None
+
+
+def labels_path(image: Path) -> Path:
+    """Return where the labels of an image are kept; all links to an image share them."""
+    real = Path(os.path.realpath(image))
+    return real.with_name(real.name + LABELS_SUFFIX)
 
 
 def check_name(name: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from ghostcast.net.transmit import BatchSender
 from protocol import wire
 from protocol.measurement import STEP_DATAGRAMS_MAX
+from protocol.symbols import DATA_HEADER
 
 BLOCK_S = 0.004
 """Time that one block of rows takes: how soon the stream ends when its time is over."""
@@ -55,7 +56,7 @@ class Stream:
         rows = np.random.default_rng(session_id).integers(
             0, 256, (BATCHES_MAX * self.sender.batch_count, self._datagram_size), np.uint8
         )
-        headers = rows[:, : wire.DATA_HEADER_SIZE].view(wire.DATA_HEADER)[:, 0]
+        headers = rows[:, : wire.DATA_HEADER_SIZE].view(DATA_HEADER)[:, 0]
         headers[:] = 0
         headers["magic"], headers["version"], headers["kind"] = wire.MAGIC, wire.VERSION, wire.KIND_DATA
         headers["session"] = session_id

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from ghostcast.net import libc
 from ghostcast.net.sockets import SOL_UDP, UDP_GRO
 from protocol import limits, wire
+from protocol.symbols import DATA_HEADER
 
 SLOT_COUNT = 40
 """Slots with GRO: 40 batches of 44 datagrams are 2.6 MB. More than that has left the processor's cache when it is moved
@@ -65,7 +66,7 @@ class Batch:
     """What one fetch brought. Valid until the next fetch."""
 
     headers: npt.NDArray[np.void]
-    """``wire.DATA_HEADER[n]``: the first 32 bytes of every datagram of data size, foreign ones included."""
+    """``DATA_HEADER[n]``: the first 32 bytes of every datagram of data size, foreign ones included."""
     control: list[bytes]
     """Datagrams of any other size, and those of data size that call themselves control; the latter are in ``headers``
     too, as foreign ones."""
@@ -145,7 +146,7 @@ class BatchReceiver:
         data = self._segments_max * self._datagram_size
         by_segment = self._memory[:, :data].reshape(self.slot_count, self._segments_max, self._datagram_size)
         self._payloads = by_segment[:, :, wire.DATA_HEADER_SIZE :]
-        self._headers = by_segment[:, :, : wire.DATA_HEADER_SIZE].view(wire.DATA_HEADER)[:, :, 0]
+        self._headers = by_segment[:, :, : wire.DATA_HEADER_SIZE].view(DATA_HEADER)[:, :, 0]
         self._vectors = np.zeros(self.slot_count, libc.IOVEC)
         self._messages = np.zeros(self.slot_count, libc.MMSGHDR)
         self._prepare()
@@ -222,7 +223,7 @@ class BatchReceiver:
         ]
         if len(blocks) == 1:
             return np.ascontiguousarray(blocks[0])
-        gathered = np.empty(int(counts.sum()), wire.DATA_HEADER)
+        gathered = np.empty(int(counts.sum()), DATA_HEADER)
         start = 0
         for block in blocks:
             gathered[start : start + len(block)] = block

@@ -57,8 +57,23 @@ HAVE_PREADV = _preadv is not None
 _MADV_POPULATE_WRITE = 23
 """Linux 5.14; Python has no name for it."""
 
+_PROVIDED_TOGETHER = 2 << 20
+"""Bytes, a huge page: while the kernel provides them, no thread of the process can map anything, nor begin."""
+
 IOV_MAX = 1024
 """Most vectors one preadv takes (UIO_MAXIOV)."""
+
+
+def address(array: npt.NDArray[Any]) -> int:
+    """Return where an array's memory begins."""
+    begin: int = array.__array_interface__["data"][0]
+    return begin
+
+
+def control_message(level: int, kind: int, data: bytes) -> npt.NDArray[np.uint8]:
+    """Return one struct cmsghdr with its data, padded as CMSG_SPACE says: ``uint8[n]``."""
+    packed = struct.pack("@Nii", struct.calcsize("@Nii") + len(data), level, kind) + data
+    return np.frombuffer(packed + bytes(-len(packed) % struct.calcsize("N")), np.uint8).copy()
 
 
 def recvmmsg(descriptor: int, headers: int, count: int, flags: int) -> int:
@@ -95,12 +110,17 @@ def provide(memory: npt.NDArray[Any]) -> bool:
     Returns:
         False where the kernel does not know how: they come with the data.
     """
-    start = memory.__array_interface__["data"][0]
-    first = start - start % mmap.PAGESIZE
+    begin = address(memory)
+    end = begin + memory.nbytes
+    begin -= begin % mmap.PAGESIZE
     if _madvise is None or not memory.nbytes:
         return False
-    provided: int = _madvise(first, start + memory.nbytes - first, _MADV_POPULATE_WRITE)
-    return provided == 0
+    while begin < end:
+        piece_end = min(begin - begin % _PROVIDED_TOGETHER + _PROVIDED_TOGETHER, end)
+        if _madvise(begin, piece_end - begin, _MADV_POPULATE_WRITE) != 0:
+            return False
+        begin = piece_end
+    return True
 
 
 def _raise() -> None:

@@ -14,6 +14,7 @@ import contextlib
 import queue
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -150,10 +151,10 @@ class SendEngine:
         threads: list[threading.Thread] = []
         try:
             parameters = self._parameters(opening.control_port)
-            await asyncio.gather(
-                self._check_name_is_free(control, discovery, opening.asked_ns),
-                asyncio.to_thread(self._make_buffers, parameters),
-            )
+            load_kernel()  # takes a sixth of the time that an answer takes, and is needed next
+            # The first window can be sent while memory for the others is still being provided.
+            threads.append(_start_thread("memory", self._provide_buffers, *self._reserve_buffers(parameters)))
+            await self._check_name_is_free(control, discovery, opening.asked_ns)
             self.session = SenderSession(parameters, self._wanted(parameters), time.monotonic_ns())
             datagram_size = wire.DATA_HEADER_SIZE + parameters.symbol_size
             self.sender = BatchSender(
@@ -166,12 +167,8 @@ class SendEngine:
             )
             encoder = self._encoder(self.session)
             loop = asyncio.get_running_loop()
-            threads = [
-                threading.Thread(target=self._encode_loop, args=(encoder, loop), name="encoder", daemon=True),
-                threading.Thread(target=self._transmit_loop, args=(loop,), name="transmitter", daemon=True),
-            ]
-            for thread in threads:
-                thread.start()
+            threads.append(_start_thread("encoder", self._encode_loop, encoder, loop))
+            threads.append(_start_thread("transmitter", self._transmit_loop, loop))
             await self._serve(self.session, control, discovery)
             if self.session.rival is not None:
                 raise self._name_taken(self.session.rival)
@@ -185,22 +182,19 @@ class SendEngine:
             if self._failure is not None:
                 raise self._failure
 
-    def _make_buffers(self, parameters: SessionParameters) -> None:
-        """Reserve memory for windows, and have the kernel provide what the first ones need while nobody waits."""
+    @staticmethod
+    def _reserve_buffers(parameters: SessionParameters) -> tuple[list[TransmitBuffer], int]:
+        """Return buffers for windows, and how many datagrams the first windows have."""
         count = window_datagrams_max(max(parameters.window_slices, parameters.window_slices_max))
         slices = Partition(parameters.stream_size, parameters.symbol_size, parameters.source_symbols).slice_count
         usual = min(parameters.window_slices, slices) * (parameters.source_symbols + limits.REPAIR_SYMBOLS_START)
-        for _count in range(BUFFERS_DEFAULT):
-            buffer = TransmitBuffer(count, parameters.symbol_size)
-            buffer.provide(usual)
-            self._free_buffers.put(buffer)
+        return [TransmitBuffer(count, parameters.symbol_size) for _count in range(BUFFERS_DEFAULT)], usual
 
     async def _check_name_is_free(self, control: ControlEndpoint, discovery: ControlEndpoint, asked_ns: int) -> None:
         """Leave if somebody serves this name already: receivers could not tell the two apart."""
         name = self.options.session_name
         drops = wire.Drops()
         loop = asyncio.get_running_loop()
-        load_kernel()  # takes a sixth of that time, and is needed next
         left = (asked_ns + NAME_CHECK_NS - time.monotonic_ns()) / limits.SECOND_NS
         deadline = loop.time() + max(left, NAME_CHECK_MIN_S)
         while (left := deadline - loop.time()) > 0 and not self._interrupted:
@@ -349,7 +343,13 @@ class SendEngine:
             self._failure = error
         self._wake.set()
 
-    # --- the other two threads ------------------------------------------------------------------------------------
+    # --- the other threads ----------------------------------------------------------------------------------------
+
+    def _provide_buffers(self, buffers: list[TransmitBuffer], datagram_count: int) -> None:
+        """Have the kernel provide the memory for so many datagrams in each buffer, and hand it on."""
+        for buffer in buffers:
+            buffer.provide(datagram_count)
+            self._free_buffers.put(buffer)
 
     def _encode_loop(self, encoder: WindowEncoder, loop: asyncio.AbstractEventLoop) -> None:
         while (item := self._encode_queue.get()) is not _STOP:
@@ -394,3 +394,9 @@ class SendEngine:
                 loop.call_soon_threadsafe(self._window_sent)
             except BaseException as error:
                 loop.call_soon_threadsafe(self._failed, error)
+
+
+def _start_thread(name: str, target: Callable[..., None], *arguments: object) -> threading.Thread:
+    thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
+    thread.start()
+    return thread

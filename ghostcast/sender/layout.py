@@ -21,6 +21,7 @@ from protocol.errors import ImageError
 from protocol.partition import Partition
 from protocol.reed_solomon import Code, Codec, Kernel, SymbolRows
 from protocol.schedule import Window
+from protocol.symbols import DATA_HEADER
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -86,12 +87,9 @@ class TransmitBuffer:
     def __init__(self, datagram_count: int, symbol_size: int) -> None:
         size = wire.DATA_HEADER_SIZE + symbol_size
         self.rows = np.zeros((datagram_count, size), np.uint8)
-        self.headers = self.rows[:, : wire.DATA_HEADER_SIZE].view(wire.DATA_HEADER)[:, 0]
+        self.headers = self.rows[:, : wire.DATA_HEADER_SIZE].view(DATA_HEADER)[:, 0]
         self.payloads = self.rows[:, wire.DATA_HEADER_SIZE :]
         self.symbols = SymbolRows(self.payloads)
-        self.vectors = np.zeros(datagram_count, libc.IOVEC)
-        self.vectors["base"] = self.symbols.addresses
-        self.vectors["length"] = symbol_size
 
     def provide(self, datagram_count: int) -> None:
         """Have the kernel provide the memory of the first datagrams: page by page, with the data, takes longer."""
@@ -206,7 +204,8 @@ class WindowEncoder:
         partition = self._partitions[object_id]
         begin, end = partition.slice_range(int(slices[0]))[0], partition.slice_range(int(slices[-1]))[1]
         size, together = end - begin, np.concatenate(datagrams)
-        vectors = buffer.vectors[together]
+        vectors = np.empty(len(together), libc.IOVEC)
+        vectors["base"], vectors["length"] = buffer.symbols.addresses[together], self._symbol_size
         tail = len(together) * self._symbol_size - size
         if tail:
             vectors["length"][-1] -= np.uint64(tail)

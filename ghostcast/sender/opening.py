@@ -1,7 +1,7 @@
 """What a session begins with: its sockets, and the question whether anybody serves its name already.
 
-The answer takes up to 60 ms, and loading the engine takes longer: so the question goes out first, and this module must
-not import the engine, nor what that needs.
+The answer takes up to 60 ms, and so does loading what the session needs: so the question goes out first, and this
+module must not import the engine, nor what that needs, nor numpy.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ghostcast.simulation.scenario import Scenario
 from protocol import limits, messages, wire
+from protocol.deficits import decode_deficits
 from protocol.errors import GhostcastError
 from protocol.manifest import Manifest
 from protocol.partition import Partition
@@ -120,7 +121,7 @@ class Judge:
         message = None if frame is None else messages.decode(frame.body, drops)
         if not isinstance(message, messages.Nack) or message.object_id != limits.OBJECT_IMAGE:
             return
-        deficits = messages.decode_deficits(message.items, self._partition.slice_count)
+        deficits = decode_deficits(message.items, self._partition.slice_count)
         if deficits is None:
             self.fault(f"receiver {index} sent a NACK that nobody can read")
             return

@@ -21,7 +21,7 @@ from protocol.manifest import manifest_digest
 from protocol.partition import Partition
 from protocol.schedule import Window, window_slices
 from protocol.sender_events import Destination, SessionParameters, StartRule
-from protocol.symbols import SymbolBatch
+from protocol.symbols import DATA_HEADER, SymbolBatch
 
 if TYPE_CHECKING:
     from ghostcast.simulation.world import World
@@ -30,7 +30,7 @@ WINDOWS_UNDER_WAY = 3
 """Windows planned ahead, as the engine does."""
 
 Headers = npt.NDArray[np.void]
-"""``wire.DATA_HEADER[n]``."""
+"""``DATA_HEADER[n]``."""
 
 GROUP = 0xEFC00001
 PORT = 4000
@@ -40,7 +40,7 @@ def window_headers(session_id: int, partition: Partition, window: Window) -> Hea
     """Return the headers of a window's datagrams in wire order, send times still zero."""
     row, ordinal = window.wire_order()
     count = len(row)
-    headers = np.zeros(count, wire.DATA_HEADER)
+    headers = np.zeros(count, DATA_HEADER)
     headers["magic"] = wire.MAGIC
     headers["version"] = wire.VERSION
     headers["kind"] = wire.KIND_DATA

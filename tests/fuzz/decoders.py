@@ -25,6 +25,7 @@ from ghostcast.image.reader import ChunkError, ImageFile
 from ghostcast.net.ingest import BatchReceiver
 from ghostcast.net.sockets import SOL_UDP
 from protocol import limits, messages, wire
+from protocol.deficits import decode_deficits
 from protocol.discovery import Discovery
 from protocol.errors import ImageError
 from protocol.manifest import FLAG_ZERO, Manifest
@@ -57,7 +58,7 @@ def deficits(data: bytes) -> None:
 
 def _check_runs(items: bytes) -> None:
     for slice_count in (0, 1, 1000, limits.SLICE_COUNT_MAX):
-        decoded = messages.decode_deficits(items, slice_count)
+        decoded = decode_deficits(items, slice_count)
         if decoded is None:
             continue
         slices, counts = decoded

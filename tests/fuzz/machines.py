@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from protocol import limits, messages, wire
+from protocol.deficits import DEFICIT, decode_deficits
 from protocol.discovery import Found
 from protocol.extents import Extents
 from protocol.fleet import PeerState
@@ -32,6 +33,7 @@ from protocol.receiver_events import (
 from protocol.receiver_session import ReceiverSession
 from protocol.sender_events import SessionParameters, StartRule
 from protocol.sender_session import SenderSession
+from protocol.symbols import DATA_HEADER
 from tests.fuzz.reader import Reader
 from tests.simulation.image import Image, make_image
 
@@ -76,7 +78,7 @@ def _announce(state: messages.SessionState = messages.SessionState.WAITING) -> m
 
 def _items(reader: Reader) -> bytes:
     runs = [(reader.number() % (1 << 32), reader.number() % (1 << 32), reader.byte()) for _ in range(reader.below(4))]
-    return np.array(runs, messages.DEFICIT).tobytes() + reader.take(reader.choice((0, 0, 0, 1)))
+    return np.array(runs, DEFICIT).tobytes() + reader.take(reader.choice((0, 0, 0, 1)))
 
 
 _FIELDS: dict[str, Callable[[Reader], Any]] = {
@@ -275,7 +277,7 @@ def run_receiver(data: bytes) -> ReceivingEngine:
                 assert engine.flushed
             if isinstance(message, messages.Nack):
                 slices = session.reception.partition(message.object_id).slice_count
-                assert messages.decode_deficits(message.items, slices) is not None
+                assert decode_deficits(message.items, slices) is not None
         if session.outcome is Outcome.VERIFIED:
             assert engine.flushed
             assert engine.good == set(range(_image().manifest.chunk_count))
@@ -291,7 +293,7 @@ def _honest_headers(engine: ReceivingEngine) -> np.ndarray[Any, np.dtype[np.void
     symbols = int(partition.symbols_of(np.array([slice_index]))[0])
     lost = reader.below(3)
     esis = [*range(lost, symbols), *range(SOURCE_SYMBOLS, SOURCE_SYMBOLS + lost)]
-    headers = np.zeros(len(esis), wire.DATA_HEADER)
+    headers = np.zeros(len(esis), DATA_HEADER)
     headers["magic"], headers["version"], headers["kind"] = wire.MAGIC, wire.VERSION, wire.KIND_DATA
     headers["session"], headers["object"], headers["slice"] = SESSION_ID, object_id, slice_index
     headers["esi"] = esis
@@ -307,8 +309,8 @@ def _any_headers(engine: ReceivingEngine) -> np.ndarray[Any, np.dtype[np.void]]:
     headers = np.concatenate([_honest_headers(engine) for _ in range(1 + reader.below(2))])
     raw = headers.view(np.uint8).reshape(len(headers), -1)
     for _ in range(1 + reader.below(6)):
-        row, field = reader.below(len(headers)), reader.choice(wire.DATA_HEADER.names or ())
-        kind = np.iinfo(wire.DATA_HEADER[field].newbyteorder("="))
+        row, field = reader.below(len(headers)), reader.choice(DATA_HEADER.names or ())
+        kind = np.iinfo(DATA_HEADER[field].newbyteorder("="))
         headers[field][row] = reader.number() % (int(kind.max) + 1)
         raw[reader.below(len(headers)), reader.below(wire.DATA_HEADER_SIZE)] ^= reader.byte()
     return headers

@@ -14,6 +14,7 @@ import numpy as np
 import zstandard
 
 from protocol import limits, messages, wire
+from protocol.deficits import DEFICIT
 from tests.fuzz import machines
 from tests.unit.protocol.test_messages import examples
 
@@ -82,7 +83,7 @@ def control() -> list[bytes]:
 
 def deficits() -> list[bytes]:
     runs = ([(0, 5, 1), (5, 2, 128)], [(3, 4, 9), (5, 4, 9)], [(0, 1, 0)], [(0, 0, 1)], [(999, 1, 255), (1000, 1, 1)])
-    return [np.array(each, messages.DEFICIT).tobytes() for each in (*runs, [(0xFFFFFFFF, 0xFFFFFFFF, 1)])]
+    return [np.array(each, DEFICIT).tobytes() for each in (*runs, [(0xFFFFFFFF, 0xFFFFFFFF, 1)])]
 
 
 def frame() -> list[bytes]:

@@ -18,12 +18,13 @@ from ghostcast.image import reader
 from ghostcast.image.frame import FrameDecoder
 from ghostcast.net.ingest import BatchReceiver
 from protocol import discovery, manifest, messages, wire
+from protocol.deficits import DEFICIT, decode_deficits
 from protocol.discovery import Discovery
 from protocol.fleet import PeerState
 from protocol.membership import Membership
 from protocol.receiver_events import AllWritten, Outcome, ReceiverState
 from protocol.receiver_session import ReceiverSession
-from tests.fuzz import corpus, machines, seeds
+from tests.fuzz import corpus, decoders, machines, seeds
 from tests.fuzz.targets import TARGETS
 
 MADE_UP = 60
@@ -65,20 +66,17 @@ def test_the_seeds_are_sessions_that_go_well() -> None:
 
 def overlapping_runs(items: bytes, slice_count: int) -> Any:
     """``decode_deficits`` without the check that runs ascend."""
-    if len(items) % messages.DEFICIT.itemsize:
+    if len(items) % DEFICIT.itemsize:
         return None
     slices: list[int] = []
     counts: list[int] = []
-    for offset in range(0, len(items), messages.DEFICIT.itemsize):
-        alone = decode_deficits(items[offset : offset + messages.DEFICIT.itemsize], slice_count)
+    for offset in range(0, len(items), DEFICIT.itemsize):
+        alone = decode_deficits(items[offset : offset + DEFICIT.itemsize], slice_count)
         if alone is None or len(alone[0]) > 1000:
             return None
         slices += alone[0].tolist()
         counts += alone[1].tolist()
     return np.array(slices, np.int64), np.array(counts, np.int64)
-
-
-decode_deficits = messages.decode_deficits
 
 
 def uncounted(body: bytes, _drops: wire.Drops) -> Any:
@@ -136,7 +134,7 @@ other_datagrams = BatchReceiver._other_datagrams
 
 PLANTED = [
     ("control", messages, "decode", uncounted),
-    ("deficits", messages, "decode_deficits", overlapping_runs),
+    ("deficits", decoders, "decode_deficits", overlapping_runs),
     ("discovery", discovery, "_fits", lambda _announce: True),
     ("discovery", Discovery, "receive_datagram", fickle),
     ("frame", FrameDecoder, "decode_into", short_frames),

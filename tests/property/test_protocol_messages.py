@@ -15,6 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol import limits, messages, wire
+from protocol.deficits import DEFICIT, decode_deficits, encode_deficits
+from protocol.symbols import DATA_HEADER, unwrap_sequence
 
 
 def strategy_of(kind: object) -> st.SearchStrategy[object]:
@@ -109,20 +111,20 @@ def needs(draw: st.DrawFn) -> tuple[list[int], list[int], int]:
 @given(needs(), st.integers(1, 200))
 def test_deficits_come_back_as_far_as_they_fit(drawn: tuple[list[int], list[int], int], items_max: int) -> None:
     slices, deficits, slice_count = drawn
-    items, covered = messages.encode_deficits(np.array(slices, np.int64), np.array(deficits, np.int64), items_max)
+    items, covered = encode_deficits(np.array(slices, np.int64), np.array(deficits, np.int64), items_max)
     assert len(items) <= 9 * items_max
     assert covered == len(slices) or len(items) == 9 * items_max
-    back = messages.decode_deficits(items, slice_count)
+    back = decode_deficits(items, slice_count)
     assert back is not None
     assert [part.tolist() for part in back] == [slices[:covered], deficits[:covered]]
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.binary(max_size=9 * 12), st.integers(0, 5000))
-@example(np.array([(0, (1 << 32) - 1, 1)], messages.DEFICIT).tobytes(), 5000)
-@example(np.array([(0, 1 << 31, 1), (1 << 31, 1 << 31, 1)], messages.DEFICIT).tobytes(), 5000)
+@example(np.array([(0, (1 << 32) - 1, 1)], DEFICIT).tobytes(), 5000)
+@example(np.array([(0, 1 << 31, 1), (1 << 31, 1 << 31, 1)], DEFICIT).tobytes(), 5000)
 def test_any_items_are_refused_or_lie_within_the_object(items: bytes, slice_count: int) -> None:
-    decoded = messages.decode_deficits(items, slice_count)
+    decoded = decode_deficits(items, slice_count)
     if decoded is not None:
         slices, deficits = decoded
         assert len(slices) == len(deficits) <= slice_count
@@ -137,13 +139,13 @@ def test_any_items_are_refused_or_lie_within_the_object(items: bytes, slice_coun
 )  # fmt: skip
 def test_sequence_numbers_within_reach_are_recovered(reference: int, distances: list[int]) -> None:
     truth = reference + np.array(distances, np.int64)
-    assert np.array_equal(wire.unwrap_sequence(truth & 0xFFFFFFFF, reference), truth)
+    assert np.array_equal(unwrap_sequence(truth & 0xFFFFFFFF, reference), truth)
 
 
 @settings(deadline=None)
 @given(st.binary(min_size=32 * 3, max_size=32 * 3))
 def test_headers_are_what_their_bytes_say(data: bytes) -> None:
-    headers = np.frombuffer(data, wire.DATA_HEADER)
+    headers = np.frombuffer(data, DATA_HEADER)
     assert headers.tobytes() == data
     for index, header in enumerate(headers):
         part = data[32 * index : 32 * index + 32]

@@ -22,7 +22,7 @@ from protocol import messages, wire
 
 Address = tuple[str, int]
 Headers = npt.NDArray[np.void]
-"""``wire.DATA_HEADER[n]``."""
+"""``DATA_HEADER[n]``."""
 Payloads = npt.NDArray[np.uint8]
 """``uint8[n, symbol_size]``, or ``uint8[n, 0]`` where a run moves no bytes."""
 

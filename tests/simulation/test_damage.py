@@ -17,6 +17,7 @@ from protocol.fleet import PeerState
 from protocol.receiver_events import Outcome
 from protocol.sender_events import StartRule
 from protocol.sender_session import SenderSession
+from protocol.symbols import DATA_HEADER
 from tests.simulation.image import make_image
 from tests.simulation.network import SECOND, Faults, Headers, Payloads
 from tests.simulation.pair import World
@@ -196,7 +197,7 @@ def test_junk_is_counted_by_both_machines() -> None:
         for datagram in (rng.randbytes(size), wire.control_datagram(session_id, rng.randbytes(size))):
             node.session.receive_datagram(datagram, world.clock.now)
             world.sender.session.receive_datagram(datagram, node.address, world.clock.now)
-        headers = np.frombuffer(rng.randbytes(32 * size), wire.DATA_HEADER)
+        headers = np.frombuffer(rng.randbytes(32 * size), DATA_HEADER)
         assert node.session.receive_symbols(headers, world.clock.now) == []
     for drops in (node.session.drops, world.sender.session.drops):
         assert drops.total() >= 600

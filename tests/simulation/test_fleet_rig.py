@@ -13,6 +13,7 @@ import pytest
 from ghostcast.simulation import Bernoulli, Disk, InvariantError, Machines, Member, Scenario, StuckError, Way, simulate
 from ghostcast.simulation.host import Host
 from protocol import limits, messages
+from protocol.deficits import decode_deficits, encode_deficits
 from protocol.fleet import PeerState
 from protocol.receiver_events import AllWritten, ReceiverState
 from protocol.receiver_session import ReceiverSession
@@ -60,8 +61,8 @@ class GreedyReceiver(ReceiverSession):
 
     def _send(self, message: messages.Message) -> None:
         if isinstance(message, messages.Nack):
-            first, _covered = messages.encode_deficits(np.array([0]), np.array([1]))
-            rest = messages.decode_deficits(message.items, limits.SLICE_COUNT_MAX)
+            first, _covered = encode_deficits(np.array([0]), np.array([1]))
+            rest = decode_deficits(message.items, limits.SLICE_COUNT_MAX)
             if message.object_id == limits.OBJECT_IMAGE and rest is not None and rest[0][0] > 0:
                 message = msgspec.structs.replace(message, items=first + message.items)
         super()._send(message)

@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol import limits, messages, wire
+from protocol.deficits import decode_deficits
 from protocol.discovery import Found
 from protocol.manifest import Manifest, Source
 from protocol.messages import SessionState
 from protocol.receiver_events import ExtentReady, Identity
 from protocol.receiver_session import ReceiverSession
+from protocol.symbols import DATA_HEADER
 
 K = 4
 SYMBOL = 64
@@ -82,7 +84,7 @@ class Desk:
     ) -> list[npt.NDArray[np.int64]]:
         """Send one interleaved window; ``lose`` names (slice, ESI) that do not arrive."""
         pairs = [(s, esi) for esi in esis for s in slices]
-        headers = np.zeros(len(pairs), wire.DATA_HEADER)
+        headers = np.zeros(len(pairs), DATA_HEADER)
         headers["magic"], headers["version"], headers["kind"] = wire.MAGIC, wire.VERSION, wire.KIND_DATA
         headers["session"] = SESSION_ID
         headers["sequence"] = (self.sequence + np.arange(len(pairs))) & 0xFFFFFFFF
@@ -124,7 +126,7 @@ class Desk:
         asked: dict[int, int] = {}
         for nack in self.said(messages.Nack):
             assert isinstance(nack, messages.Nack)
-            decoded = messages.decode_deficits(nack.items, 1 << 32)
+            decoded = decode_deficits(nack.items, 1 << 32)
             assert decoded is not None
             asked |= dict(zip(decoded[0].tolist(), decoded[1].tolist(), strict=True))
         return asked

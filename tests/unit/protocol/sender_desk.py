@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from protocol import limits, messages, wire
+from protocol.deficits import DEFICIT
 from protocol.sender_events import EventKind, SessionParameters, StartRule
 from protocol.sender_session import SenderSession
 
@@ -72,7 +73,7 @@ class Desk:
             pass
 
     def nack(self, needs: list[tuple[int, int, int]], who: int = 0, sequence: int | None = None) -> None:
-        items = np.array(needs, messages.DEFICIT).tobytes()
+        items = np.array(needs, DEFICIT).tobytes()
         at = self.session.sequence if sequence is None else sequence
         self.tell(messages.Nack(who, limits.OBJECT_IMAGE, at, 0, 0, 0, items, 0), who)
 

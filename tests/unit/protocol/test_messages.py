@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from protocol import limits, messages, wire
+from protocol.deficits import DEFICIT, decode_deficits, encode_deficits
 
 VECTORS = pathlib.Path(__file__).parents[2] / "vectors"
 SESSION_ID = 0x5E551011
 U32 = (1 << 32) - 1
 U63 = (1 << 63) - 1
-ITEMS = np.array([(3, 2, 5), (9, 1, 128)], messages.DEFICIT).tobytes()
+ITEMS = np.array([(3, 2, 5), (9, 1, 128)], DEFICIT).tobytes()
 
 
 def examples() -> dict[str, messages.AnyMessage]:
@@ -168,10 +169,10 @@ def test_a_clipped_text_fits_and_encodes(text: str) -> None:
 def test_deficits_are_packed_as_runs() -> None:
     slices = np.array([3, 4, 5, 7, 8, 20], np.int64)
     deficits = np.array([2, 2, 2, 2, 9, 9], np.int64)
-    items, covered = messages.encode_deficits(slices, deficits)
-    assert np.frombuffer(items, messages.DEFICIT).tolist() == [(3, 3, 2), (7, 1, 2), (8, 1, 9), (20, 1, 9)]
+    items, covered = encode_deficits(slices, deficits)
+    assert np.frombuffer(items, DEFICIT).tolist() == [(3, 3, 2), (7, 1, 2), (8, 1, 9), (20, 1, 9)]
     assert covered == 6
-    items, covered = messages.encode_deficits(slices, deficits, items_max=2)
+    items, covered = encode_deficits(slices, deficits, items_max=2)
     assert len(items) == 18
     assert covered == 4
 
@@ -184,13 +185,13 @@ def test_deficits_are_packed_as_runs() -> None:
     ],
 )  # fmt: skip
 def test_runs_that_cannot_be_are_refused_before_anything_is_allocated(runs: list[tuple[int, int, int]]) -> None:
-    assert messages.decode_deficits(np.array(runs, messages.DEFICIT).tobytes(), 100) is None
+    assert decode_deficits(np.array(runs, DEFICIT).tobytes(), 100) is None
 
 
 def test_odd_bytes_are_no_runs() -> None:
     for size in range(1, 30):
         if size % 9:
-            assert messages.decode_deficits(bytes(size), 1 << 32) is None
-    empty = messages.decode_deficits(b"", 100)
+            assert decode_deficits(bytes(size), 1 << 32) is None
+    empty = decode_deficits(b"", 100)
     assert empty is not None
     assert [len(part) for part in empty] == [0, 0]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from protocol import limits, messages
+from protocol.deficits import DEFICIT
 from protocol.messages import EndReason, SessionState
 from protocol.receiver_events import SlicesToDecode
 from protocol.receiver_feedback import Timer
@@ -131,7 +132,7 @@ def test_where_much_is_lost_a_request_is_said_again_as_far_as_it_still_stands(me
     elif meanwhile == "all came":
         desk.window(IMAGE, [1, 2], [K, K + 1])
     elif meanwhile == "advised":
-        items = np.array([(1, 1, 1), (2, 1, 1)], messages.DEFICIT).tobytes()
+        items = np.array([(1, 1, 1), (2, 1, 1)], DEFICIT).tobytes()
         desk.tell(messages.RepairAdvice(IMAGE, items, 0))
     elif meanwhile == "deferred":
         desk.tell(messages.Defer(3, 1000))
@@ -160,7 +161,7 @@ def test_advice_keeps_silent_whom_it_covers() -> None:
     desk.receivers = 1000
     desk.window(IMAGE, [0, 1], list(range(K)), lose=((0, 2), (1, 0), (1, 3)))
     desk.status()
-    items = np.array([(0, 1, 1), (1, 1, 1)], messages.DEFICIT).tobytes()
+    items = np.array([(0, 1, 1), (1, 1, 1)], DEFICIT).tobytes()
     desk.tell(messages.RepairAdvice(IMAGE, items, 0))
     desk.pass_time(61 * MS)
     assert desk.needs() == {1: 2}
@@ -171,7 +172,7 @@ def test_what_was_promised_is_waited_for_until_the_stream_has_come_so_far(then: 
     """Repairs stand in line behind windows that are laid out already."""
     desk = ready_desk()
     desk.window(IMAGE, [0], list(range(K)), lose=((0, 2),))
-    desk.tell(messages.RepairAdvice(IMAGE, np.array([(0, 1, 1)], messages.DEFICIT).tobytes(), desk.sequence + 3 * K))
+    desk.tell(messages.RepairAdvice(IMAGE, np.array([(0, 1, 1)], DEFICIT).tobytes(), desk.sequence + 3 * K))
     for slice_index in (1, 2):
         desk.window(IMAGE, [slice_index], list(range(K)))
         desk.status()
@@ -223,7 +224,7 @@ def test_what_comes_of_an_earlier_answer_does_not_end_the_wait_for_what_was_prom
     desk.receivers = 1000
     desk.window(IMAGE, [0], list(range(K)), lose=((0, 0), (0, 1), (0, 2)))
     desk.status()
-    desk.tell(messages.RepairAdvice(IMAGE, np.array([(0, 1, 3)], messages.DEFICIT).tobytes(), desk.sequence + 4))
+    desk.tell(messages.RepairAdvice(IMAGE, np.array([(0, 1, 3)], DEFICIT).tobytes(), desk.sequence + 4))
     desk.window(IMAGE, [0], [K])
     desk.status()
     desk.pass_time(150 * MS)
@@ -241,7 +242,7 @@ def test_a_backoff_is_about_what_it_began_with() -> None:
     desk.window(IMAGE, [0], list(range(K)), lose=((0, 2),))
     desk.status()
     end = desk.session._feedback._due[Timer.NACK]
-    desk.tell(messages.RepairAdvice(IMAGE, np.array([(0, 1, 1)], messages.DEFICIT).tobytes(), 0))
+    desk.tell(messages.RepairAdvice(IMAGE, np.array([(0, 1, 1)], DEFICIT).tobytes(), 0))
     desk.window(IMAGE, [1], list(range(K)), lose=((1, 2),))
     desk.status()
     desk.pass_time(end - desk.now)

@@ -9,6 +9,7 @@ import numpy as np
 
 from protocol import limits, messages, wire
 from protocol.receiver_events import AllWritten, ExtentReady, SlicesToDecode
+from protocol.symbols import DATA_HEADER
 from tests.unit.protocol.receiver_desk import CHUNKS, IMAGE, MS, SESSION_ID, Desk, K, check_begun, ready_desk
 
 
@@ -32,7 +33,7 @@ def test_foreign_headers_are_counted_and_get_no_row() -> None:
         ("object", 7, "malformed"), ("slice", CHUNKS, "malformed"), ("slice", (1 << 32) - 1, "malformed"),
         ("esi", 255, "malformed"), ("sequence", 1 << 31, "malformed"),
     ):  # fmt: skip
-        headers = np.zeros(2, wire.DATA_HEADER)
+        headers = np.zeros(2, DATA_HEADER)
         headers["magic"], headers["version"], headers["kind"] = wire.MAGIC, wire.VERSION, wire.KIND_DATA
         headers["session"], headers["object"], headers["sequence"] = SESSION_ID, IMAGE, desk.sequence
         headers[field][0] = value

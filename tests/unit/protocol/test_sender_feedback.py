@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from protocol import limits, messages, wire
+from protocol.deficits import DEFICIT
 from protocol.messages import SessionState
 from protocol.sender_events import StartRule
 from protocol.sender_session import SenderSession
@@ -39,7 +40,7 @@ def test_nacks_of_several_receivers_are_gathered_advised_and_answered_once() -> 
     desk.pass_time(limits.AGGREGATION_MAX_NS)
     (advice,) = desk.said(messages.RepairAdvice)
     assert isinstance(advice, messages.RepairAdvice)
-    assert np.frombuffer(advice.items, messages.DEFICIT).tolist() == [(3, 1, 3), (7, 1, 1)]
+    assert np.frombuffer(advice.items, DEFICIT).tolist() == [(3, 1, 3), (7, 1, 1)]
     window = desk.session.poll_window(desk.now)
     assert window is not None
     assert advice.sequence == window.first_sequence + window.datagram_count
@@ -60,7 +61,7 @@ def test_a_range_that_is_lacking_whole_is_advised_whole() -> None:
     desk.pass_time(limits.AGGREGATION_MAX_NS)
     (advice,) = desk.said(messages.RepairAdvice)
     assert isinstance(advice, messages.RepairAdvice)
-    assert np.frombuffer(advice.items, messages.DEFICIT).tolist() == [(0, SLICES, K)]
+    assert np.frombuffer(advice.items, DEFICIT).tolist() == [(0, SLICES, K)]
 
 
 def test_what_went_out_while_requests_were_gathered_is_not_advised() -> None:
@@ -79,7 +80,7 @@ def test_what_went_out_while_requests_were_gathered_is_not_advised() -> None:
     desk.pass_time(limits.AGGREGATION_MAX_NS)
     (advice,) = desk.said(messages.RepairAdvice)
     assert isinstance(advice, messages.RepairAdvice)
-    assert np.frombuffer(advice.items, messages.DEFICIT).tolist() == [(7, 1, 1)]
+    assert np.frombuffer(advice.items, DEFICIT).tolist() == [(7, 1, 1)]
 
 
 @pytest.mark.parametrize(

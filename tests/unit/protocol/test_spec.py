@@ -8,7 +8,8 @@ import typing
 
 import msgspec
 
-from protocol import limits, measurement, messages, wire
+from protocol import limits, measurement, messages
+from protocol.symbols import DATA_HEADER
 
 PROTOCOL = pathlib.Path(limits.__file__).parent
 SPEC = (PROTOCOL / "SPEC.md").read_text()
@@ -33,9 +34,9 @@ def _is_heading(cells: list[list[str]], index: int) -> bool:
 
 def test_the_data_header() -> None:
     table = [(row[0].strip("`"), int(row[1]), int(row[2])) for row in rows(section("3.1 Data header"))]
-    fields = wire.DATA_HEADER.fields
+    fields = DATA_HEADER.fields
     assert fields is not None
-    assert table == [(name, fields[name][1], fields[name][0].itemsize) for name in wire.DATA_HEADER.names or ()]
+    assert table == [(name, fields[name][1], fields[name][0].itemsize) for name in DATA_HEADER.names or ()]
 
 
 def test_the_messages() -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from protocol import symbols, wire
+from protocol import symbols
+from protocol.symbols import DATA_HEADER
 
 
 def headers(sequences: npt.NDArray[np.int64], left: npt.NDArray[np.int64], objects: list[int]) -> npt.NDArray[np.void]:
     rng = np.random.default_rng(len(sequences))
-    rows = np.zeros(len(sequences), wire.DATA_HEADER)
+    rows = np.zeros(len(sequences), DATA_HEADER)
     rows["sequence"] = sequences & 0xFFFFFFFF
     rows["window_left"] = left
     rows["object"] = np.resize(objects, len(rows))

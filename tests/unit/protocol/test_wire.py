@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from protocol import limits, wire
+from protocol.symbols import DATA_HEADER, unwrap_sequence
 
 VECTORS = pathlib.Path(__file__).parents[2] / "vectors"
 
 
 def test_the_data_header_is_the_golden_one() -> None:
     golden = (VECTORS / "wire-data.bin").read_bytes()
-    header = np.zeros(1, wire.DATA_HEADER)
+    header = np.zeros(1, DATA_HEADER)
     header["magic"] = wire.MAGIC
     header["version"] = wire.VERSION
     header["kind"] = wire.KIND_DATA
@@ -34,12 +35,12 @@ def test_the_data_header_is_the_golden_one() -> None:
 
 
 def test_every_field_stands_where_the_specification_says() -> None:
-    offsets = {name: wire.DATA_HEADER.fields[name][1] for name in wire.DATA_HEADER.names or ()}
+    offsets = {name: DATA_HEADER.fields[name][1] for name in DATA_HEADER.names or ()}
     assert offsets == {
         "magic": 0, "version": 2, "kind": 3, "session": 4, "sent_us": 8, "sequence": 12, "slice": 16,
         "window_left": 20, "object": 22, "esi": 23, "authentication": 24,
     }  # fmt: skip
-    assert wire.DATA_HEADER.itemsize == wire.DATA_HEADER_SIZE == 32
+    assert DATA_HEADER.itemsize == wire.DATA_HEADER_SIZE == 32
     golden = (VECTORS / "wire-data.bin").read_bytes()
     assert struct.unpack(">HBBIIIIHBBQ", golden[:32]) == (
         0x6743, 1, 1, 0x5E551011, 0x01020304, 0xFFFFFFF0, 0x00ABCDEF, 4095, 1, 200, 0,
@@ -89,4 +90,4 @@ def test_what_is_not_a_control_datagram_is_counted_by_reason(datagram: bytes, re
 @pytest.mark.parametrize("reference", [0, 5, (1 << 31) - 1, 1 << 32, (1 << 32) - 3, (1 << 40) + 12345, 1 << 60])
 def test_sequence_numbers_are_unwrapped_around_the_reference(reference: int) -> None:
     truth = reference + np.array([-(1 << 31) + 1, -70000, -1, 0, 1, 70000, (1 << 31) - 1])
-    assert np.array_equal(wire.unwrap_sequence(truth & 0xFFFFFFFF, reference), truth)
+    assert np.array_equal(unwrap_sequence(truth & 0xFFFFFFFF, reference), truth)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ghostcast.image.labels import change, labels_path, open_labelled
+from ghostcast.image.labels import change, open_labelled
+from ghostcast.image.library import labels_path
 from ghostcast.image.reader import ImageFile
 from protocol import limits
 from protocol.errors import ImageError, UsageError

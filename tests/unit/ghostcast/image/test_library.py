@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from ghostcast.image import library as library_module
-from ghostcast.image.labels import change, labels_path
-from ghostcast.image.library import Library, default_directory, parse_reference
+from ghostcast.image.labels import change
+from ghostcast.image.library import Library, default_directory, labels_path, parse_reference
 from ghostcast.image.pipeline import core_count
 from protocol.errors import UsageError
 from tests.images import CHUNK_SIZE, make_image

@@ -17,6 +17,7 @@ from ghostcast.net.ingest import Batch, BatchReceiver
 from ghostcast.net.interfaces import choose_interface
 from ghostcast.net.transmit import BatchSender
 from protocol import wire
+from protocol.symbols import DATA_HEADER
 
 PATIENCE_S = 20.0
 """What was sent over loopback is there at once; only a failing test waits so long."""
@@ -59,7 +60,7 @@ class Link:
         """Return datagrams with random payloads and ascending sequence numbers."""
         size = wire.DATA_HEADER_SIZE + self.symbol_size
         rows = np.random.default_rng(first_sequence).integers(0, 256, (count, size), np.uint8)
-        rows[:, : wire.DATA_HEADER_SIZE].view(wire.DATA_HEADER)["sequence"][:, 0] = first_sequence + np.arange(count)
+        rows[:, : wire.DATA_HEADER_SIZE].view(DATA_HEADER)["sequence"][:, 0] = first_sequence + np.arange(count)
         return rows
 
     def send_segmented(self, data: bytes, segment_size: int) -> None:

@@ -16,6 +16,7 @@ import pytest
 from ghostcast.net import ingest, libc
 from ghostcast.net.ingest import BatchReceiver
 from protocol import limits, wire
+from protocol.symbols import DATA_HEADER
 from tests.unit.ghostcast.net.link import FAST, Link
 
 MakeLink = Callable[..., Link]
@@ -156,7 +157,7 @@ def test_control_datagrams_may_be_longer_than_data(receiving: str, make_link: Ma
 def test_a_control_datagram_may_be_exactly_as_long_as_data(sending: str, receiving: str, make_link: MakeLink) -> None:
     link = make_link(sending, receiving, 1024)
     rows, size = link.rows(70), wire.DATA_HEADER_SIZE + link.symbol_size
-    rows[:, : wire.DATA_HEADER_SIZE].view(wire.DATA_HEADER)["kind"] = wire.KIND_DATA
+    rows[:, : wire.DATA_HEADER_SIZE].view(DATA_HEADER)["kind"] = wire.KIND_DATA
     said = [control(bytes([number]) * (size - wire.CONTROL_BODY_OFFSET)) for number in range(3)]
     for part, words in zip(np.split(rows, [20, 21]), said, strict=True):
         link.sender.send_rows(part, lambda: FAST)

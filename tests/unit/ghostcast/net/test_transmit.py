@@ -21,6 +21,7 @@ from ghostcast.net import libc, transmit
 from ghostcast.net.transmit import BatchSender, Pacer
 from protocol import limits, wire
 from protocol.errors import UsageError
+from protocol.symbols import DATA_HEADER
 from tests.unit.ghostcast.net.link import FAST, Link
 
 
@@ -61,7 +62,7 @@ def test_send_times_are_filled_in_and_bytes_counted(link: Link) -> None:
     rows[:, wire.SENT_US_OFFSET : wire.SENT_US_OFFSET + 4] = 0
     link.sender.send_rows(rows, lambda: FAST)
     link.sender.send_control(wire.control_datagram(1, b"abc"))
-    times = rows[:, : wire.DATA_HEADER_SIZE].view(wire.DATA_HEADER)["sent_us"]
+    times = rows[:, : wire.DATA_HEADER_SIZE].view(DATA_HEADER)["sent_us"]
     assert len(np.unique(times)) == 1
     said = link.fetch(3, 1).control[0]
     later = int.from_bytes(said[wire.SENT_US_OFFSET : wire.SENT_US_OFFSET + 4])

@@ -31,6 +31,7 @@ from protocol.errors import ImageError
 from protocol.partition import Partition
 from protocol.reed_solomon import Code, Codec, NumpyKernel, SymbolRows
 from protocol.schedule import Window
+from protocol.symbols import DATA_HEADER
 
 K = 8
 SYMBOL_SIZE = 64
@@ -61,7 +62,7 @@ class Reference:
                     found.append((int(slice_index), self._esi(int(slice_index), int(position) + ordinal)))
         rows = np.zeros((len(found), wire.DATA_HEADER_SIZE + SYMBOL_SIZE), np.uint8)
         for number, (slice_index, esi) in enumerate(found):
-            header = np.zeros((), wire.DATA_HEADER)
+            header = np.zeros((), DATA_HEADER)
             header["magic"], header["version"], header["kind"] = wire.MAGIC, wire.VERSION, wire.KIND_DATA
             header["session"], header["object"] = SESSION, self.object_id
             header["sequence"] = (window.first_sequence + number) % 2**32
@@ -205,7 +206,9 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         with pytest.raises(ImageError, match=r"^stream: cannot be read at byte 7: "):
             source.read_into(memoryview(bytearray(10)), 7)
         buffer = TransmitBuffer(2, SYMBOL_SIZE)
-        assert not source.read_vectors(buffer.vectors, 0, 2 * SYMBOL_SIZE)
+        vectors = np.zeros(2, libc.IOVEC)
+        vectors["base"], vectors["length"] = buffer.symbols.addresses, SYMBOL_SIZE
+        assert not source.read_vectors(vectors, 0, 2 * SYMBOL_SIZE)
 
 
 def test_more_vectors_than_one_call_takes_are_left_to_the_other_way(tmp_path: Path) -> None:

@@ -74,9 +74,29 @@ def test_an_answer_that_came_before_the_engine_ran_is_heeded(tmp_path: Path, nam
         assert opening.control.fileno() == opening.discovery.fileno() == opening.data.fileno() == -1
 
 
-def test_what_the_wait_is_for_is_not_loaded_before_the_question() -> None:
-    look = "import sys, ghostcast.sender.opening; sys.exit('asyncio' in sys.modules or 'protocol.rate' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", look]).returncode == 0
+LOADED_WHEN_ASKED = """
+import sys
+from ghostcast.cli.main import main
+from ghostcast.sender.opening import Opening
+
+def asked(self, options):
+    print(options.session_name, *sorted({"numpy", "asyncio", "blake3", "zstandard"} & set(sys.modules)))
+    raise SystemExit
+
+Opening.__init__ = asked
+main()
+"""
+
+
+@pytest.mark.parametrize(("session", "said"), [("unit", "unit"), (None, "image.raw blake3 numpy zstandard")])
+def test_what_takes_long_to_load_is_loaded_while_an_answer_is_on_its_way(
+    tmp_path: Path, session: str | None, said: str
+) -> None:
+    """Where nobody told the session's name, the image has to be opened for it."""
+    command = [sys.executable, "-c", LOADED_WHEN_ASKED, "send", str(make_image(tmp_path / "image", bytes(1000)))]
+    command += ["--interface", "127.0.0.1", *(() if session is None else ("--session", session))]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == said.split()
 
 
 def test_the_question_goes_out_at_once() -> None:
