@@ -14,6 +14,7 @@ from typing import Any
 
 import hypothesis
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import strategies as st
 
@@ -30,22 +31,30 @@ class FailingSocket(socket.socket):
 
     refusals: list[int]
 
-    def _refuse(self) -> None:
+    def refuse(self) -> None:
         if self.refusals and (number := self.refusals.pop(0)):
             raise OSError(number, os.strerror(number))
 
     def send(self, *arguments: Any) -> int:
-        self._refuse()
+        self.refuse()
         return super().send(*arguments)
 
     def sendmsg(self, *arguments: Any) -> int:
-        self._refuse()
+        self.refuse()
         return super().sendmsg(*arguments)
 
 
-@pytest.fixture
-def failing(link: Link) -> Iterator[BatchSender]:
-    """The link's sender, on a socket that refuses what ``refusals`` says."""
+@pytest.fixture(params=[True, False], ids=["sendmmsg", "one by one"])
+def failing(link: Link, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchSender]:
+    """The link's sender, on a socket that refuses what ``refusals`` says, with sendmmsg and without."""
+
+    def sendmmsg(*arguments: int) -> int:
+        opened.refuse()
+        return real(*arguments)
+
+    real = libc.sendmmsg
+    monkeypatch.setattr(libc, "sendmmsg", sendmmsg)
+    monkeypatch.setattr(libc, "HAVE_SENDMMSG", request.param)
     with FailingSocket(fileno=os.dup(link.outgoing.fileno())) as opened:
         opened.refusals = []
         port = link.listener.getsockname()[1]
@@ -74,9 +83,8 @@ def test_send_times_are_filled_in_and_bytes_counted(link: Link) -> None:
 @pytest.mark.parametrize("number", sorted(transmit._TRANSIENT))
 @pytest.mark.parametrize("offload", [True, False])
 def test_what_a_full_queue_refuses_is_counted_and_the_rest_goes_out(
-    number: int, offload: bool, link: Link, failing: BatchSender, monkeypatch: pytest.MonkeyPatch
+    number: int, offload: bool, link: Link, failing: BatchSender
 ) -> None:
-    monkeypatch.setattr(libc, "HAVE_SENDMMSG", False)
     if offload and not failing.offload:
         pytest.skip("this kernel does not segment")
     failing.offload = offload
@@ -158,9 +166,34 @@ def test_a_group_without_a_route_is_told(link: Link) -> None:
 
 def test_sending_stops_between_batches_when_told(link: Link) -> None:
     answers = iter([False, False, True])
-    link.sender.send_rows(link.rows(5 * link.sender.batch_count), lambda: FAST, lambda: next(answers))
+    slow = link.sender.batch_count * (wire.DATA_HEADER_SIZE + link.symbol_size) / transmit.SLEEP_MIN_S
+    link.sender.send_rows(link.rows(5 * link.sender.batch_count), lambda: slow, lambda: next(answers))
     assert link.fetch(2 * link.sender.batch_count).sequences == list(range(2 * link.sender.batch_count))
     assert link.receiver.fetch() is None
+
+
+def test_batches_without_a_sleep_between_them_leave_together(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    bursts: list[int] = []
+    sender, batch = link.sender, link.sender.batch_count
+    sending = sender._send_burst
+
+    def send_burst(rows: npt.NDArray[np.uint8], start: int, end: int) -> None:
+        bursts.append(end - start)
+        sending(rows, start, end)
+
+    monkeypatch.setattr(sender, "_send_burst", send_burst)
+    for batches, together in ((0.1, 1), (1.9, 1), (3.1, 3), (1e6, transmit.BURST_BATCHES_MAX)):
+        pace = batches * batch * (wire.DATA_HEADER_SIZE + link.symbol_size) / transmit.SLEEP_MIN_S
+        bursts.clear()
+        rows = link.rows(together * batch + 1)
+        sender.send_rows(rows, lambda pace=pace: pace)  # type: ignore[misc]
+        assert bursts == [together * batch, 1]
+        assert link.fetch(len(rows)).sequences == list(range(len(rows)))
+
+
+def test_nothing_is_no_reason_to_fail(link: Link) -> None:
+    link.sender.send_rows(link.rows(0), lambda: FAST)
+    assert link.sender.bytes_sent == 0
 
 
 @pytest.mark.parametrize("symbol_size", [limits.SYMBOL_SIZE_MIN, 1440, limits.SYMBOL_SIZE_MAX])
