@@ -132,17 +132,8 @@ class WindowEncoder:
         symbols = partition.symbols_of(window.slices)
         esis = partition.esi(window.positions[row] + ordinal, symbols[row])
         count = len(row)
-        headers = buffer.headers[:count]
-        headers["magic"] = wire.MAGIC
-        headers["version"] = wire.VERSION
-        headers["kind"] = wire.KIND_DATA
-        headers["session"] = self._session_id
-        headers["sequence"] = (window.first_sequence + np.arange(count)) & 0xFFFFFFFF
-        headers["slice"] = window.slices[row]
-        headers["window_left"] = count - 1 - np.arange(count)
-        headers["object"] = window.object_id
-        headers["esi"] = esis
-        if (window.counts == window.counts[0]).all():
+        even = bool((window.counts == window.counts[0]).all())
+        if even:
             order = np.arange(count).reshape(-1, len(window.slices)).T.reshape(-1)
         else:
             order = np.argsort(row, kind="stable")
@@ -159,13 +150,41 @@ class WindowEncoder:
                 part = run[first : first + per_read]
                 in_order = [order[starts[i] : starts[i] + symbols[i]] for i in part.tolist()]
                 self._read_in_place(window.object_id, window.slices[part], in_order, buffer)
-        for i in np.flatnonzero(~whole | (window.counts > symbols)).tolist():
-            datagrams = order[starts[i] : stops[i]]
-            slice_index, source_count = int(window.slices[i]), int(symbols[i])
-            self._encode_slice(
-                window.object_id, slice_index, source_count, datagrams, esis[datagrams], buffer, whole[i]
-            )
+        if even and whole.all() and (symbols == self._k).all():
+            self._encode_window(int(window.counts[0]), buffer.rows[:count])
+        else:
+            for i in np.flatnonzero(~whole | (window.counts > symbols)).tolist():
+                datagrams = order[starts[i] : stops[i]]
+                slice_index, source_count = int(window.slices[i]), int(symbols[i])
+                self._encode_slice(
+                    window.object_id, slice_index, source_count, datagrams, esis[datagrams], buffer, whole[i]
+                )
+        headers = buffer.headers[:count]
+        headers["magic"] = wire.MAGIC
+        headers["version"] = wire.VERSION
+        headers["kind"] = wire.KIND_DATA
+        headers["session"] = self._session_id
+        headers["sequence"] = (window.first_sequence + np.arange(count)) & 0xFFFFFFFF
+        headers["slice"] = window.slices[row]
+        headers["window_left"] = count - 1 - np.arange(count)
+        headers["object"] = window.object_id
+        headers["esi"] = esis
+        headers["authentication"] = 0
         return buffer.rows[:count]
+
+    def _encode_window(self, symbol_count: int, rows: npt.NDArray[np.uint8]) -> None:
+        """Fill the repair symbols of whole slices that have ``symbol_count`` symbols each, and all their sources.
+
+        Every byte column is coded by itself. So the datagrams of all slices with the same ESI, which follow one
+        another, count as one symbol: 0.7 ms instead of 1.8 for 3 x 32 repair symbols. Headers are coded too, and
+        written later.
+        """
+        if symbol_count == self._k:
+            return
+        symbols = SymbolRows(rows.reshape(symbol_count, -1))
+        sources, repairs = symbols.run(range(self._k)), symbols.run(range(self._k, symbol_count))
+        with self._stages("encode", len(sources) * sources.symbol_size):
+            self._codec.encode(sources, repairs)
 
     def _encode_slice(
         self,
