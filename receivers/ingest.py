@@ -109,11 +109,13 @@ class Ingest:
         self._wake_loop = wake_loop
         self._inbox: collections.deque[bytes] = collections.deque()
         self._interrupted = False
+        self._waiting = False
+        """Whether this thread waits for what a wake-up tells, or is about to."""
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         announce = session.found.announce
-        self._receiver = BatchReceiver(data_socket, announce.symbol_size, self._wake_out)
+        self._receiver = BatchReceiver(data_socket, announce.symbol_size, self._wake_out, pool.fetched)
         self._buffer_size = buffer_size
         self._fetched_ns = 0
         self._pause = gathering.Pause()
@@ -126,6 +128,8 @@ class Ingest:
         self._pool = pool
         self._stages = options.stages
         self._codec = Codec(Code(announce.source_symbols), load_kernel())
+        self._jobs: list[Callable[[], _Result]] = []
+        """For the workers, handed out at the end of the turn: whoever is woken wants the interpreter at once."""
         self._to_decode: dict[int, list[int]] = {object_id: [] for object_id in self._memory}
         self._paused = False
         self._drops_seen = sockets.socket_state(data_socket).dropped
@@ -161,17 +165,18 @@ class Ingest:
         self._wake_out.close()
 
     def _wake(self) -> None:
-        """Interrupt the wait for datagrams, from any thread."""
-        # A full socket means that it is awake already, a closed one that it has ended.
-        with contextlib.suppress(OSError):
-            self._wake_in.send(b"\0")
+        """Interrupt the wait, from any thread, after something was left for this one; it looks before it waits."""
+        if self._waiting:
+            # A full socket means that it is awake already, a closed one that it has ended.
+            with contextlib.suppress(OSError):
+                self._wake_in.send(b"\0")
 
     # --- the thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         """Work until the session has ended."""
         try:
-            self._work.join(self._session, self._workers.submit)
+            self._work.join(self._session, self._jobs.append)
             while self._session.state is not ReceiverState.ENDED:
                 self._turn()
         except GhostcastError as error:
@@ -232,8 +237,11 @@ class Ingest:
         self._heed_successor(now)
         while (event := session.poll_event()) is not None:
             self._handle(event)
-        self._submit_decoding()
+        self._collect_decoding()
         self._send_out()
+        for job in self._jobs:
+            self._workers.submit(job)
+        self._jobs.clear()
 
     def _heed_successor(self, now: int) -> None:
         """Where the sender is silent and the same image is announced anew, go there without waiting any longer."""
@@ -244,8 +252,15 @@ class Ingest:
         due = self._session.next_timeout()
         if due is None:
             return
-        with self._stages("wait"):
-            self._receiver.wait(min((due - now) / limits.MILLISECOND_NS, WAIT_MAX_MS), data=not self._paused)
+        self._wait_for(min((due - now) / limits.MILLISECOND_NS, WAIT_MAX_MS), data=not self._paused)
+
+    def _wait_for(self, timeout_ms: float, *, data: bool) -> None:
+        """Wait for another thread, or for the time to be over, or, if ``data`` matters, for datagrams."""
+        self._waiting = True
+        if not (self._inbox or self._interrupted or self._workers.ready):
+            with self._stages("wait"):
+                self._receiver.wait(timeout_ms, data=data)
+        self._waiting = False
 
     def _gather(self, datagrams: int, elapsed_s: float) -> None:
         """Leave what comes in the kernel for a while, after a fetch that brought so much."""
@@ -259,12 +274,12 @@ class Ingest:
             buffer_size=self._buffer_size,
             rate=self._session.sending_rate,
         )
-        with self._stages("wait"):
-            if image.missing_count and not reception.checking:
+        if image.missing_count and not reception.checking:
+            with self._stages("wait"):
                 time.sleep(self._pause.seconds)
-            else:
-                # What comes is for others, or is asked for later: what this receiver waits for is its workers.
-                self._receiver.wait(self._pause.seconds * 1000, data=False)
+        else:
+            # What comes is for others, or is asked for later: what this receiver waits for is its workers.
+            self._wait_for(self._pause.seconds * 1000, data=False)
 
     def _send_out(self) -> None:
         session, outbox = self._session, self.outbox
@@ -317,24 +332,24 @@ class Ingest:
             case SlicesToDecode():
                 self._to_decode[event.object_id].extend(event.slices)
             case ExtentReady(object_id=limits.OBJECT_MANIFEST):
-                self._workers.submit(self._manifest_job())
+                self._jobs.append(self._manifest_job())
             case ExtentReady():
                 memory = self._memory[limits.OBJECT_IMAGE]
-                self._workers.submit(self._work.chunk_job(memory, event.extent))
+                self._jobs.append(self._work.chunk_job(memory, event.extent))
             case AllWritten():
                 self._work.all_written(time.monotonic_ns())
             case Ended():
                 pass
 
-    def _submit_decoding(self) -> None:
-        """Hand the slices that became complete together to the workers, some to each."""
+    def _collect_decoding(self) -> None:
+        """Make jobs of the slices that became complete together, some for each worker."""
         for object_id, slices in self._to_decode.items():
             last = self._session.reception.partition(object_id).slice_count - 1
             whole = [slice_index for slice_index in slices if slice_index != last]
             for start in range(0, len(whole), DECODED_TOGETHER_MAX):
-                self._workers.submit(self._decode_job(object_id, whole[start : start + DECODED_TOGETHER_MAX]))
+                self._jobs.append(self._decode_job(object_id, whole[start : start + DECODED_TOGETHER_MAX]))
             if len(whole) < len(slices):
-                self._workers.submit(self._decode_job(object_id, [last]))
+                self._jobs.append(self._decode_job(object_id, [last]))
             slices.clear()
 
     def _decode_job(self, object_id: int, slices: list[int]) -> Callable[[], _Result]:

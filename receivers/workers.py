@@ -45,6 +45,11 @@ class WorkerPool(Generic[Outcome]):
         """Queue a job."""
         self._jobs.put(job)
 
+    @property
+    def ready(self) -> bool:
+        """Whether there are outcomes to take."""
+        return bool(self._outcomes)
+
     def take(self) -> list[Outcome | BaseException]:
         """Return the outcomes since the last call; a job that raised is represented by its exception."""
         taken: list[Outcome | BaseException] = []

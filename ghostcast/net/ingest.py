@@ -32,8 +32,8 @@ SLOT_COUNT_SINGLE = 4096
 """Slots without GRO: as many datagrams as one fetch takes then. With 1024, a receiver of 16 that share two cores needs
 a sixth more processor time, and one of 4 on a fast link a twentieth; with 2048, a fiftieth (measured)."""
 
-SLOTS_SINGLE_SIZE = 8 << 20
-"""Bytes that these take at most: of large datagrams there are fewer, for a fetch costs by bytes then."""
+SLOTS_SIZE_MAX = 8 << 20
+"""Bytes that all slots take at most: of large datagrams there are fewer, for a fetch costs by bytes then."""
 
 FETCH_JOINED = 1600
 """Datagrams that a fetch with GRO should bring."""
@@ -101,14 +101,22 @@ class Batch:
 class BatchReceiver:
     """Receives datagrams of one size on one socket. Not thread-safe: one thread owns it."""
 
-    def __init__(self, opened: socket.socket, symbol_size: int, waker: socket.socket) -> None:
+    def __init__(
+        self,
+        opened: socket.socket,
+        symbol_size: int,
+        waker: socket.socket,
+        memory: npt.NDArray[np.uint8] | None = None,
+    ) -> None:
         """Prepare the slots.
 
         Args:
             opened: a non-blocking UDP socket, bound and joined; it stays the caller's to close.
             symbol_size: payload bytes of a data datagram.
             waker: a non-blocking socket; anything that arrives on it ends a ``wait`` early.
+            memory: ``uint8[SLOTS_SIZE_MAX]`` for them, whatever is in it; None: their own.
         """
+        self._given = np.zeros(SLOTS_SIZE_MAX, np.uint8) if memory is None else memory
         self._socket = opened
         self._waker = waker
         self._datagram_size = wire.DATA_HEADER_SIZE + symbol_size
@@ -137,10 +145,11 @@ class BatchReceiver:
         # A single slot shows a datagram that is too long by holding one byte more than any may have.
         single = max(self._datagram_size, limits.CONTROL_SIZE_MAX) + 1
         spacing = SLOT_SPACING if offload else -(-single // 64) * 64 + 64
-        self.slot_count = SLOT_COUNT if offload else min(SLOT_COUNT_SINGLE, SLOTS_SINGLE_SIZE // spacing)
+        self.slot_count = SLOT_COUNT if offload else min(SLOT_COUNT_SINGLE, SLOTS_SIZE_MAX // spacing)
         self._segments_max = max(1, SLOT_SIZE // self._datagram_size) if offload else 1
         self._slot_size = SLOT_SIZE if offload else single
-        self._memory = np.zeros((self.slot_count, max(spacing, self._slot_size)), np.uint8)
+        width = max(spacing, self._slot_size)
+        self._memory = self._given[: self.slot_count * width].reshape(self.slot_count, width)
         self._control_memory = np.zeros((self.slot_count, _CMSG_SIZE), np.uint8)
         self._control = self._control_memory[:, : _CMSG.itemsize].view(_CMSG)[:, 0]
         data = self._segments_max * self._datagram_size

@@ -57,6 +57,8 @@ HAVE_PREADV = _preadv is not None
 _MADV_POPULATE_WRITE = 23
 """Linux 5.14; Python has no name for it."""
 
+_MADV_NOHUGEPAGE = 15
+
 _PROVIDED_TOGETHER = 2 << 20
 """Bytes, a huge page: while the kernel provides them, no thread of the process can map anything, nor begin."""
 
@@ -121,6 +123,17 @@ def provide(memory: npt.NDArray[Any]) -> bool:
             return False
         begin = piece_end
     return True
+
+
+def use_small_pages(memory: npt.NDArray[Any]) -> None:
+    """Have the kernel provide an array's memory page by page: for one of which little is used, here and there.
+
+    Where numpy asks for huge pages, as it does for large arrays, the first byte of each has 2 MiB cleared.
+    """
+    begin, end = address(memory), address(memory) + memory.nbytes
+    begin += -begin % mmap.PAGESIZE
+    if _madvise is not None and begin < end:
+        _madvise(begin, end - begin, _MADV_NOHUGEPAGE)
 
 
 def _raise() -> None:

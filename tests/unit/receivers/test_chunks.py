@@ -24,6 +24,7 @@ from ghostcast.image.reader import ImageFile
 from ghostcast.image.target import Target
 from ghostcast.image.unused import Unused
 from ghostcast.net import libc
+from ghostcast.net.ingest import SLOTS_SIZE_MAX
 from protocol import limits
 from protocol.assembly import Assembly
 from protocol.erasures import Erasures
@@ -87,6 +88,22 @@ def test_memory_is_provided_while_a_receiver_waits() -> None:
     grown = resident() - before
     assert 90 << 20 < grown < 110 << 20
     assert not pool._memory.any()
+
+
+def test_repair_symbols_here_and_there_take_a_page_each() -> None:
+    """With huge pages each would take 2 MiB: as much as all slots for every few slices."""
+    size = 96 << 20
+    pool = Pool(size)
+    before = resident()
+    pool._memory[size :: 2 << 20] = 1
+    assert resident() - before < 4 << 20
+
+
+def test_what_a_fetch_brings_has_memory_of_its_own() -> None:
+    pool = Pool(4096)
+    resident()
+    assert pool.fetched.nbytes == SLOTS_SIZE_MAX
+    assert not np.shares_memory(pool.fetched, pool._memory)
 
 
 @needs_populate

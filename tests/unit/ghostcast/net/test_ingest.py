@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -216,7 +217,19 @@ def test_small_slots_take_no_more_memory_than_is_allowed_and_hold_more_than_is_w
 ) -> None:
     receiver = make_link("segmented", "recvmmsg", symbol_size).receiver
     assert 0 < receiver.fetch_aim < receiver.slot_count <= ingest.SLOT_COUNT_SINGLE
-    assert receiver._memory.nbytes <= ingest.SLOTS_SINGLE_SIZE
+    assert receiver._memory.nbytes <= ingest.SLOTS_SIZE_MAX
+
+
+def test_slots_lie_in_the_memory_that_was_given(link: Link) -> None:
+    given = np.full(ingest.SLOTS_SIZE_MAX, 0xFF, np.uint8)
+    waker, other = socket.socketpair()
+    with waker, other:
+        receiver = BatchReceiver(link.listener, link.symbol_size, waker, given)
+        link.sender.send_rows(link.rows(3), lambda: FAST)
+        batch = receiver.fetch()
+    assert batch is not None
+    assert batch.headers["sequence"][0] == 0
+    assert (given != 0xFF).any()
 
 
 def test_slots_stay_large_where_buffers_are_joined(link: Link) -> None:
