@@ -134,10 +134,7 @@ def main() -> None:
     """Run the command line; the only place where an exception becomes an exit status."""
     _open_standard_streams()
     try:
-        try:
-            app()
-        finally:
-            sys.stdout.flush()  # what fails here is told like any other output that fails
+        app()
     except GhostcastError as error:
         print(f"ghostcast: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
@@ -161,11 +158,22 @@ def run() -> None:
     try:
         main()
     except SystemExit as leaving:
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
-        if isinstance(leaving.code, int):
-            os._exit(leaving.code)
-        raise
+        if not isinstance(leaving.code, int):
+            raise
+        status = leaving.code
+    else:
+        status = ExitStatus.VERIFIED
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Last, so that it hides no other reason and no other status.
+        status = status or ExitStatus.INTERNAL
+        if not isinstance(error, BrokenPipeError):
+            with contextlib.suppress(OSError):
+                print(f"ghostcast: {error}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -150,28 +150,36 @@ def send(
     status, reason = ExitStatus.INTERNAL, ""
     stages = choose_stages(profile)
     try:
-        options = _options(
-            _default_name(_image_name(path)) if session is None else session,
-            interface,
-            receivers,
-            max_wait,
-            rate,
-            group,
-            port,
-            ttl,
-            fec,
-            symbol_size,
-            interleave,
-            not wait_for_slow,
-            repeat,
-            stages,
-        )
-        if repeat:
-            with _open(path) as opened:
+        with contextlib.ExitStack() as stack:
+            opened: ImageFile | None = None
+            # The image is loaded while the answer to the opening's question is on its way, but where the question needs
+            # the image's name, or something is wrong with it.
+            if session is None or repeat or not path.is_file():
+                opened = stack.enter_context(_open(path))
+            options = _options(
+                opened,
+                session,
+                interface,
+                receivers,
+                max_wait,
+                rate,
+                group,
+                port,
+                ttl,
+                fec,
+                symbol_size,
+                interleave,
+                not wait_for_slow,
+                repeat,
+                stages,
+            )
+            if repeat:
+                assert opened is not None
                 status = _serve_repeatedly(opened, options, report, json_lines=json_lines)
-            raise typer.Exit(status)
-        with Opening(options) as opening, _open(path) as opened:
-            # Loaded, as the image was, while the answer to the opening's question is on its way.
+                raise typer.Exit(status)
+            opening = stack.enter_context(Opening(options))
+            if opened is None:
+                opened = stack.enter_context(_open(path))
             from ghostcast.cli.sender_view import choose_view
             from ghostcast.sender.engine import SendEngine
 
@@ -206,7 +214,8 @@ def _open(path: Path) -> Iterator[ImageFile]:
 
 
 def _options(
-    session: str,
+    opened: ImageFile | None,
+    session: str | None,
     interface: str | None,
     receivers: int | None,
     max_wait: float | None,
@@ -221,13 +230,17 @@ def _options(
     repeat: bool,
     stages: Stages,
 ) -> SendOptions:
-    """Return what the command line asks for, checked."""
+    """Return what the command line asks for, checked; without a session's name, the image has to be open."""
     from ghostcast.cli.run import check_session_name
     from ghostcast.net.interfaces import choose_interface
     from ghostcast.sender.options import SendOptions
     from protocol.sender_events import StartRule
 
     check_session_name(session)
+    session_name = session
+    if session_name is None:
+        assert opened is not None
+        session_name = _default_name(opened.manifest.name or opened.path.name)
     chosen = choose_interface(interface)
     if symbol_size is not None and (
         symbol_size % limits.SYMBOL_SIZE_STEP or not limits.SYMBOL_SIZE_MIN <= symbol_size <= chosen.symbol_size_max
@@ -239,7 +252,7 @@ def _options(
     # Served for ever, a session has no need to begin with too few; but with some of those expected, it must at last.
     wait = max_wait if max_wait is not None or (repeat and receivers is None) else MAX_WAIT_DEFAULT_S
     return SendOptions(
-        session_name=session,
+        session_name=session_name,
         interface=chosen,
         start=StartRule(
             receivers=receivers or 0,
@@ -285,13 +298,6 @@ def _serve_repeatedly(opened: ImageFile, options: SendOptions, report: Path | No
         raise
     write(repeated.status, repeated.totals.line())
     return repeated.status
-
-
-def _image_name(path: Path) -> str:
-    from ghostcast.image.labels import open_labelled
-
-    with open_labelled(path) as image:
-        return image.manifest.name or path.name
 
 
 def _default_name(text: str) -> str:

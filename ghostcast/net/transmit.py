@@ -159,8 +159,8 @@ class BatchSender:
 
         Args:
             rows: ``uint8[n, datagram_size]``, contiguous.
-            rate: returns the pace in UDP payload bytes per second; asked before every batch, so that it may change.
-            stop: returns whether to leave the rest; asked before every batch.
+            rate: returns the pace in UDP payload bytes per second; asked before every burst, so that it may change.
+            stop: returns whether to leave the rest; asked before every burst.
         """
         stamps = rows[:, SENT_US_OFFSET : SENT_US_OFFSET + 4].view(">u4")[:, 0]
         if len(rows):
@@ -210,6 +210,8 @@ class BatchSender:
                 sent = self._send_some(rows, start, end)
                 self.bytes_sent += sent * self._datagram_size
                 start += sent
+            except InterruptedError:
+                continue
             except OSError as error:
                 # A device without checksum offload, or a tunnel, refuses segmentation only when it is tried.
                 if self.offload and error.errno in (errno.EIO, errno.EINVAL, errno.EOPNOTSUPP):

@@ -348,7 +348,8 @@ class SendEngine:
     def _provide_buffers(self, buffers: list[TransmitBuffer], datagram_count: int) -> None:
         """Have the kernel provide the memory for so many datagrams in each buffer, and hand it on."""
         for buffer in buffers:
-            buffer.provide(datagram_count)
+            with contextlib.suppress(MemoryError):  # then it comes with the data, or that fails, which is heard of
+                buffer.provide(datagram_count)
             self._free_buffers.put(buffer)
 
     def _encode_loop(self, encoder: WindowEncoder, loop: asyncio.AbstractEventLoop) -> None:

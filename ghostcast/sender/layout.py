@@ -123,7 +123,7 @@ class WindowEncoder:
         """Lay a window out.
 
         Returns:
-            ``uint8[datagram_count, header + symbol]``, a view of ``buffer``, in wire order; send times are still zero.
+            ``uint8[datagram_count, header + symbol]``, a view of ``buffer``, in wire order, but for the send times.
         Raises:
             ImageError: the source cannot be read, or ends too early.
         """

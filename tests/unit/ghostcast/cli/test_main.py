@@ -18,6 +18,7 @@ from ghostcast.version import VERSION
 from protocol import errors
 from protocol.errors import ExitStatus, GhostcastError
 from tests.images import make_image
+from tests.unit.receivers.test_engine import free_port
 
 GHOSTCAST = (sys.executable, "-m", "ghostcast.cli.main")
 
@@ -145,6 +146,59 @@ def test_an_answer_that_could_not_be_written_is_no_success(options: tuple[str, .
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert ended.returncode == ExitStatus.INTERNAL
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("reader", ["left", "full"])
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_output_that_fails_hides_neither_why_a_session_ended_nor_how(
+    options: tuple[str, ...], reader: str, tmp_path: Path
+) -> None:
+    """With output buffered, as it is where nobody says otherwise: what failed once is tried again at the end."""
+    command = [*GHOSTCAST, "receive", str(tmp_path / "copy"), "--interface", "127.0.0.1", "--port", str(free_port())]
+    command += ["--session", "nobody", "--max-wait", "0.2", *options]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as left, open("/dev/full", "wb") as full:
+        out = left if reader == "left" else full
+        ended = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, timeout=60, env=environment)
+    assert ended.returncode == ExitStatus.NOBODY_CAME
+    assert "no session named 'nobody' was announced" in ended.stderr
+    assert ("no more lines are printed" in ended.stderr) == (reader == "full" and bool(options))
+    assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
+
+
+LEAVING = """
+import sys
+from ghostcast.cli import main
+from protocol.errors import TargetError
+
+def app():
+    print("said")
+    if sys.argv[1:]:
+        raise TargetError("the disk failed")
+
+main.app = app
+main.run()
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [((), ExitStatus.INTERNAL, "No space left"), (("fail",), ExitStatus.TARGET, "the disk failed")],
+)
+def test_what_is_flushed_last_and_fails_is_told_where_nothing_else_failed(
+    arguments: tuple[str, ...], status: ExitStatus, said: str
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-c", LEAVING, *arguments]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env=environment)
+    assert ended.returncode == status
+    assert said in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,31 @@ def test_of_a_batch_that_is_refused_in_the_middle_the_first_part_counts_as_sent(
     assert link.fetch(taken).sequences == list(range(taken))
 
 
+def test_a_burst_that_is_refused_in_the_middle_loses_one_batch_and_what_interrupts_it_nothing(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal, then two batches, then a full queue, then a device that cannot segment after all, then the rest."""
+    if not link.sender.offload:
+        pytest.skip("this kernel does not segment")
+    refusals, real, sender = [errno.EINTR, 0, errno.ENOBUFS, errno.EIO], libc.sendmmsg, link.sender
+
+    def sendmmsg(descriptor: int, headers: int, count: int, flags: int) -> int:
+        if not refusals:
+            return real(descriptor, headers, count, flags)
+        if number := refusals.pop(0):
+            raise OSError(number, os.strerror(number))
+        return real(descriptor, headers, min(count, 2), flags)
+
+    monkeypatch.setattr(libc, "sendmmsg", sendmmsg)
+    batch = sender.batch_count
+    rows = link.rows(4 * batch)
+    sender.send_rows(rows, lambda: FAST)
+    assert not sender.offload
+    assert sender.datagrams_refused == batch
+    assert sender.bytes_sent == 3 * batch * rows.shape[1]
+    assert link.fetch(3 * batch).sequences == [*range(2 * batch), *range(3 * batch, 4 * batch)]
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL, errno.EOPNOTSUPP])
 def test_a_device_that_cannot_segment_gets_datagrams(number: int, link: Link, failing: BatchSender) -> None:
     failing.offload = True

@@ -17,6 +17,7 @@ import pytest
 from ghostcast.image.reader import ImageFile
 from ghostcast.net.interfaces import choose_interface
 from ghostcast.sender.engine import NAME_CHECK_NS, Observer, SendEngine
+from ghostcast.sender.layout import TransmitBuffer
 from ghostcast.sender.opening import Opening
 from ghostcast.sender.options import SendOptions
 from protocol import limits, messages, wire
@@ -109,3 +110,18 @@ def test_the_question_goes_out_at_once() -> None:
         assert messages.decode(frame.body, wire.Drops()) == messages.Solicit("unit")
         assert address[1] == opening.control_port
     assert opening.control.fileno() == -1
+
+
+def test_a_buffer_whose_memory_is_not_provided_is_used_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(buffer: TransmitBuffer, datagram_count: int) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(TransmitBuffer, "provide", refuse)
+    with ImageFile.open(make_image(tmp_path / "image", bytes(1000))) as image:
+        engine = SendEngine(image, options(), 4711)
+        engine._provide_buffers([TransmitBuffer(2, 32) for _count in range(3)], 2)
+        assert engine._free_buffers.qsize() == 3
+        session = asyncio.run(engine.run(Observer()))
+    assert session.end_text == "no receiver joined in time"
