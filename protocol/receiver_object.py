@@ -20,6 +20,9 @@ Int64Array = npt.NDArray[np.int64]
 
 NEVER_NS = -(1 << 62)
 
+_NOTHING: Int64Array = np.empty(0, np.int64)
+_NOTHING.setflags(write=False)
+
 
 class ReceiverObject:
     """One object under way: its ring, its extents, and what was asked for."""
@@ -56,6 +59,8 @@ class ReceiverObject:
                 have been a storm that is over.
             now: instant in ns.
         """
+        if not self.assembly.missing_count:
+            return _NOTHING, _NOTHING
         slices, deficits = self.assembly.partial_deficits(closed)
         fresh = ~self._held(slices, closed, hold_off_ns, now)
         slices, deficits = slices[fresh], deficits[fresh]
