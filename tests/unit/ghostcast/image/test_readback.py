@@ -81,7 +81,9 @@ def test_unused_ranges_may_hold_anything(tmp_path: Path) -> None:
 
 def test_some_chunks_of_a_target_that_somebody_else_holds_open(tmp_path: Path, manifest: Manifest) -> None:
     copy = tmp_path / "copy"
-    copy.write_bytes(RAW[: 3 * CHUNK_SIZE] + b"x" + RAW[3 * CHUNK_SIZE + 1 :])
+    changed = bytearray(RAW)
+    changed[3 * CHUNK_SIZE] ^= 0xFF
+    copy.write_bytes(changed)
     with copy.open("r+b") as file:
         reader = TargetReader(copy, file.fileno(), size=None)
         assert right_chunks(reader, manifest, np.array([1, 3, 9])).tolist() == [True, False, True]
