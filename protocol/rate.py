@@ -227,7 +227,8 @@ class RateControl:
         self._growth_share = GROWTH_SHARE
         self._last_limit = 0.0
         self._drained: float | None = None
-        """What the slowest receiver got done while its queue was filling: its capacity, to return to afterwards."""
+        """What the slowest receiver got done while its queue was filling, or more, while it was being emptied: its
+        capacity, to return to afterwards."""
         self._hold_until_ns = 0
         self._tracks: dict[int, _Track] = {}
         self._doubtful_count = 0
@@ -375,10 +376,14 @@ class RateControl:
 
     def _grow(self, fresh: dict[int, _Track], measured_rate: float, now: int) -> None:
         """Go up, if nobody loses anything or is about full, and the rate is used."""
+        emptying = [track.latest.drain_rate for track in fresh.values() if track.latest.pool_fill >= POOL_FILL_LOW]
+        if emptying and self._drained is not None:
+            # A disk that stood still goes on: what was done meanwhile said nothing of it.
+            self._drained = max(self._drained, min(emptying))
         if (
-            self._lasting_loss(fresh) - self.background * BACKGROUND_SLACK > LOSS_LOW
+            emptying
+            or self._lasting_loss(fresh) - self.background * BACKGROUND_SLACK > LOSS_LOW
             or measured_rate <= USED_SHARE * self.rate
-            or any(track.latest.pool_fill >= POOL_FILL_LOW for track in fresh.values())
         ):
             return
         grown = self.rate * (STARTUP_FACTOR if self._startup else 1 + self._growth_share)

@@ -131,11 +131,11 @@ class SenderFeedback:
         """Nobody has said yet that the first data passed."""
         self._begun_ns = now
         self._rate_step_ns = now
-        self._rate_step_sequence = 0
+        self._sent_ns = now
+        self._sent_below = 0
+        """Data datagrams below it had left at ``_sent_ns``, and some of them not long before."""
         self._cut_sequence = 0
         """Datagrams below it went out before the rate was last cut for a flood."""
-        self._unsent = 0.0
-        """Bytes that were handed out and cannot have been sent yet, at the rates since then."""
         self._nack_count = 0
         self._valve_ns = now
         self._asked = {object_id: _Asked(each.partition.slice_count) for object_id, each in schedules.items()}
@@ -454,10 +454,15 @@ class SenderFeedback:
 
     def begin_rate(self, now: int) -> None:
         """The data begins: the first control interval does, too."""
-        self._begun_ns = self._rate_step_ns = now
+        self._begun_ns = self._rate_step_ns = self._sent_ns = now
 
-    def step_rate(self, sequence: int, now: int) -> Verdict:
-        """Decide about the rate, if a control interval has passed; returns whom the session goes without."""
+    def step_rate(self, sent_below: int, now: int) -> Verdict:
+        """Decide about the rate, if a control interval has passed; returns whom the session goes without.
+
+        Args:
+            sent_below: data datagrams below it have left.
+            now: instant in ns.
+        """
         # GRTT grows with the queue in a slow receiver, and that is when a decision must not be late.
         interval_ns = max(
             min(self.report_interval_ns, limits.CONTROL_INTERVAL_MAX_NS),
@@ -466,16 +471,15 @@ class SenderFeedback:
         elapsed_ns = now - self._rate_step_ns
         if self.control is None or elapsed_ns < (1 if self.control.flooded() else interval_ns):
             return Verdict()
-        # Windows are handed out some ahead, and one may take many intervals: what has gone out is at most what the rate
-        # allowed, and at most what was handed out.
-        self._unsent += (sequence - self._rate_step_sequence) * self._datagram_size
-        sent = min(self._unsent, self.control.rate * elapsed_ns / limits.SECOND_NS)
-        self._unsent -= sent
-        self._rate_step_ns, self._rate_step_sequence = now, sequence
+        self._rate_step_ns = now
+        sent = (sent_below - self._sent_below) * self._datagram_size
+        measured_rate = sent * limits.SECOND_NS / (now - self._sent_ns)
+        if sent:  # at a low rate a batch takes many intervals
+            self._sent_below, self._sent_ns = sent_below, now
         floods = self.control.flood_count
-        self.control.step(now, interval_ns=interval_ns, measured_rate=sent * limits.SECOND_NS / elapsed_ns)
+        self.control.step(now, interval_ns=interval_ns, measured_rate=measured_rate)
         if self.control.flood_count != floods:
-            self._cut_sequence = sequence - int(self._unsent / self._datagram_size)
+            self._cut_sequence = sent_below
         return self._slow.step(
             self.control.limiting,
             self.control.rate,

@@ -131,6 +131,8 @@ class BatchSender:
         self._each = 1
         """Datagrams that one message has, but for the last."""
         self.bytes_sent = 0
+        self.rows_done = 0
+        """Rows that have left, or were refused."""
         self.datagrams_refused = 0
         """Datagrams that the kernel did not take: full queue, or the link was down."""
 
@@ -175,6 +177,7 @@ class BatchSender:
             stamps[start:end] = _now_us()
             with self._stages("send", size):
                 self._send_burst(rows, start, end)
+            self.rows_done += end - start
             start = end
 
     def _burst_count(self, rate_bytes_per_s: float) -> int:

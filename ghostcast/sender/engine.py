@@ -269,6 +269,7 @@ class SendEngine:
                 session.receive_datagram(datagram, address, now)
             session.drops.overflow = control.overflow + discovery.overflow
             self._apply_wishes(session, now)
+            session.sent_below = None if self.sender is None else self.sender.rows_done
             if (due := session.next_timeout()) is not None and now >= due:
                 session.handle_timeout(now)
             # What was said before a window is planned goes out before it: STATUS speaks of all data before itself.

@@ -221,6 +221,7 @@ class SourceNode:
         """A batch is on the wire, to its last datagram."""
         now = self.clock.now
         world = self.world
+        self.session.sent_below = (self.session.sent_below or 0) + len(batch)
         world.recorder.sent(source, len(batch) - source, self.session.rate_bytes_per_s, now)
         world.tree.multicast_data(
             batch, now // limits.MICROSECOND_NS & 0xFFFFFFFF, start_ns, spacing_ns, self._datagram_size

@@ -324,3 +324,27 @@ def test_chance_does_not_cut_the_rate_where_little_is_sent(datagrams: int, cut: 
         control.observe(0, Sample(0.1, 0.0, 0.0, 0, datagrams), now)
         control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
     assert (control.rate < before) is cut
+
+
+def test_a_disk_that_stood_still_is_taken_at_what_it_does_when_it_goes_on() -> None:
+    """Its queue, being emptied, tells what it can; without that the climb from the floor takes half a minute."""
+    control = RateControl(start=750 * MB, ceiling=1250 * MB)
+    now = 0
+
+    def hear(sample: Sample) -> None:
+        nonlocal now
+        now += INTERVAL_NS
+        control.observe(0, sample, now)
+        control.step(now, interval_ns=INTERVAL_NS // 2, measured_rate=control.rate)
+
+    for interval in range(60):
+        hear(Sample(0.0, 0.0, 0.75, 90 * MB / 2**interval))
+    assert control.rate == control.floor
+    for drained in (400 * MB, 700 * MB):
+        hear(Sample(0.0, 0.0, 0.48, drained))
+        assert control.rate == control.floor, "while it is being emptied, nothing is added"
+    hear(Sample(0.0, 0.0, 0.0, 20 * MB))
+    assert control.rate == pytest.approx(0.97 * 700 * MB)
+    before = control.rate
+    hear(Sample(0.0, 0.0, 0.0, 20 * MB))
+    assert control.rate < 1.1 * before, "that was once"

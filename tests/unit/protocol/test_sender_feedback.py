@@ -216,11 +216,34 @@ def test_a_flood_is_answered_at_once_and_what_is_told_of_it_afterwards_does_not_
         desk.pass_time(100 * MS)
         tell_of(desk, received=600, lost=5500 + late, loss=0.9, sequence=sent // 2 + late)
         assert desk.session.rate_bytes_per_s == cut
+    desk.session.sent_below = desk.session.sequence
     for now in range(1, 9):
         desk.send_all()
         desk.pass_time(100 * MS)
+        desk.session.sent_below += int(0.1 * desk.session.rate_bytes_per_s / WIDE)
         tell_of(desk, received=600 + 9000 * now, lost=5500, loss=0.0, sequence=desk.session.sequence)
     assert desk.session.rate_bytes_per_s > cut
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_rate_is_used_where_what_was_handed_out_long_ago_is_still_leaving(used: bool) -> None:
+    """Windows that were handed out at a high rate take minutes at the lowest, and no new one is asked for meanwhile."""
+    desk = finding_desk()
+    desk.send_all()
+    desk.session.sent_below = 0
+    received = 0
+    for _report in range(12):
+        desk.pass_time(100 * MS)
+        desk.session.sent_below += 200
+        received += 200
+        tell_of(desk, received=received, lost=0, fill=0.9, sequence=desk.session.sequence)
+    low = desk.session.rate_bytes_per_s
+    assert low < 0.1 * 750e6
+    for _report in range(60):
+        desk.pass_time(100 * MS)
+        desk.session.sent_below += round(0.1 * desk.session.rate_bytes_per_s / WIDE) if used else 0
+        tell_of(desk, received=received, lost=0, sequence=desk.session.sequence)
+    assert (desk.session.rate_bytes_per_s > 2 * low) == used
 
 
 def test_a_full_receiver_is_heeded_however_far_behind_it_is() -> None:
