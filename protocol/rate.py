@@ -226,9 +226,11 @@ class RateControl:
         self._startup = True
         self._growth_share = GROWTH_SHARE
         self._last_limit = 0.0
-        self._drained: float | None = None
-        """What the slowest receiver got done while its queue was filling, or more, while it was being emptied: its
-        capacity, to return to afterwards."""
+        self._full: dict[int, float] = {}
+        """Receivers whose queues were full, and the most that each got done since, as it was emptied too: their
+        capacities, to return to afterwards."""
+        self._full_rate = 0.0
+        """The rate before the first of them was: what else is on the way carried no more, for all that is known."""
         self._hold_until_ns = 0
         self._tracks: dict[int, _Track] = {}
         self._doubtful_count = 0
@@ -272,6 +274,7 @@ class RateControl:
     def forget(self, receiver_index: int) -> None:
         """Drop a receiver that left."""
         self._tracks.pop(receiver_index, None)
+        self._full.pop(receiver_index, None)
 
     def flooded(self) -> bool:
         """Whether so much is lost that the next step cannot wait for the end of its interval."""
@@ -347,9 +350,12 @@ class RateControl:
             suspects = frozenset(index for index, track in fresh.items() if track.latest.loss > FLOODED_LOSS)
             steady, until_ns = self._steady(fresh, loss), now + SUSPECT_INTERVALS * interval_ns
             self._experiment = _Experiment(rate_before, self.rate, loss, steady, suspects, until_ns)
-        full = [track.latest for track in fresh.values() if track.latest.pool_fill > POOL_FILL_HIGH]
-        if full:
-            self._drained = min(sample.drain_rate for sample in full)
+        full = {i: track.latest.drain_rate for i, track in fresh.items() if track.latest.pool_fill > POOL_FILL_HIGH}
+        if not self._full:
+            self._full_rate = rate_before
+        elif not full:
+            self._full.clear()  # it is something else by now
+        self._full.update(full)
         lowest = self.rate / 2
         flood = self._flood(fresh)
         if flood > FLOODED_LOSS:
@@ -376,22 +382,21 @@ class RateControl:
 
     def _grow(self, fresh: dict[int, _Track], measured_rate: float, now: int) -> None:
         """Go up, if nobody loses anything or is about full, and the rate is used."""
-        emptying = [track.latest.drain_rate for track in fresh.values() if track.latest.pool_fill >= POOL_FILL_LOW]
-        if emptying and self._drained is not None:
-            # A disk that stood still goes on: what was done meanwhile said nothing of it.
-            self._drained = max(self._drained, min(emptying))
+        for index in fresh.keys() & self._full.keys():
+            # A disk that stood still goes on: what it did meanwhile said nothing of it.
+            self._full[index] = max(self._full[index], fresh[index].latest.drain_rate)
         if (
-            emptying
-            or self._lasting_loss(fresh) - self.background * BACKGROUND_SLACK > LOSS_LOW
+            self._lasting_loss(fresh) - self.background * BACKGROUND_SLACK > LOSS_LOW
             or measured_rate <= USED_SHARE * self.rate
+            or any(track.latest.pool_fill >= POOL_FILL_LOW for track in fresh.values())
         ):
             return
         grown = self.rate * (STARTUP_FACTOR if self._startup else 1 + self._growth_share)
         if grown > NEAR_SHARE * self._last_limit:
             self._growth_share = min(1.5 * self._growth_share, GROWTH_SHARE_MAX)
-        if self._drained is not None:
-            grown = max(grown, CUT_MARGIN * self._drained)
-            self._drained = None
+        if self._full:
+            grown = max(grown, CUT_MARGIN * min(self._full_rate, *self._full.values()))
+            self._full.clear()
         if grown > self.ceiling:
             grown = self.ceiling
             self._startup = False
@@ -410,7 +415,8 @@ class RateControl:
     def restart(self, rate: float) -> None:
         """The receivers that decide are others now: begin anew, with quick growth, from another rate."""
         self.rate = min(max(rate, self.floor), self.ceiling)
-        self._startup, self._experiment, self._drained = True, None, None
+        self._startup, self._experiment = True, None
+        self._full.clear()
         self._hold_until_ns = self._told_until_ns = 0
         self._tracks.clear()
 

@@ -34,6 +34,9 @@ KNOWN_SHARE = 0.25
 KNOWN_ENOUGH = 50
 """So many receivers, or such a share of the fleet, are measured before less than the first surplus is sent."""
 
+SENT_TOGETHER = 1 << 16
+"""Bytes that leave at once: at a low rate, a batch takes many control intervals."""
+
 WINDOWS_REMEMBERED = 512
 
 ADVICE_DATAGRAMS_MAX = 4
@@ -132,6 +135,7 @@ class SenderFeedback:
         self._begun_ns = now
         self._rate_step_ns = now
         self._sent_ns = now
+        self._measured_rate = 0.0
         self._sent_below = 0
         """Data datagrams below it had left at ``_sent_ns``, and some of them not long before."""
         self._cut_sequence = 0
@@ -456,11 +460,12 @@ class SenderFeedback:
         """The data begins: the first control interval does, too."""
         self._begun_ns = self._rate_step_ns = self._sent_ns = now
 
-    def step_rate(self, sent_below: int, now: int) -> Verdict:
+    def step_rate(self, sequence: int, sent_below: int, now: int) -> Verdict:
         """Decide about the rate, if a control interval has passed; returns whom the session goes without.
 
         Args:
-            sent_below: data datagrams below it have left.
+            sequence: data datagrams below it were handed out.
+            sent_below: those below it have left.
             now: instant in ns.
         """
         # GRTT grows with the queue in a slow receiver, and that is when a decision must not be late.
@@ -473,11 +478,14 @@ class SenderFeedback:
             return Verdict()
         self._rate_step_ns = now
         sent = (sent_below - self._sent_below) * self._datagram_size
-        measured_rate = sent * limits.SECOND_NS / (now - self._sent_ns)
-        if sent:  # at a low rate a batch takes many intervals
+        since_ns = now - self._sent_ns
+        if sent > 0:
+            self._measured_rate = sent * limits.SECOND_NS / since_ns
             self._sent_below, self._sent_ns = sent_below, now
+        elif sequence <= sent_below or self.control.rate * since_ns > SENT_TOGETHER * limits.SECOND_NS:
+            self._measured_rate = 0.0
         floods = self.control.flood_count
-        self.control.step(now, interval_ns=interval_ns, measured_rate=measured_rate)
+        self.control.step(now, interval_ns=interval_ns, measured_rate=self._measured_rate)
         if self.control.flood_count != floods:
             self._cut_sequence = sent_below
         return self._slow.step(

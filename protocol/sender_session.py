@@ -421,7 +421,8 @@ class SenderSession:
     # --- slow receivers -------------------------------------------------------------------------------------------
 
     def _step_rate(self, now: int) -> None:
-        verdict = self._feedback.step_rate(self.sequence if self.sent_below is None else self.sent_below, now)
+        sent_below = self.sequence if self.sent_below is None else self.sent_below
+        verdict = self._feedback.step_rate(self.sequence, sent_below, now)
         if not self.parameters.leave_slow:
             return
         for index in sorted(verdict.leave):

@@ -146,6 +146,8 @@ def main() -> None:
         if not isinstance(error, BrokenPipeError):
             with contextlib.suppress(OSError):
                 print(f"ghostcast: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()  # what was said before, where it was something else
         os._exit(ExitStatus.INTERNAL)
 
 

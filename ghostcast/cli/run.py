@@ -79,18 +79,8 @@ def print_json(value: dict[str, Any]) -> None:
 
 def say_json(value: dict[str, Any]) -> None:
     """Print one JSON line on standard output; a reader that left, or a full disk there, ends no session."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         print_json(value)
-    except ValueError:
-        pass  # closed
-    except OSError as error:
-        if not isinstance(error, BrokenPipeError):
-            say(f"ghostcast: standard output: {error.strerror}; no more lines are printed, the session goes on")
-        # What was not written stays in Python's buffer, and would fail again when this command leaves.
-        with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
 
 
 def say(text: str) -> None:

@@ -265,11 +265,11 @@ class SendEngine:
         progress_due = loop.time()
         while not session.finished:
             now = time.monotonic_ns()
+            session.sent_below = None if self.sender is None else self.sender.rows_done
             for datagram, address in control.take() + discovery.take():
                 session.receive_datagram(datagram, address, now)
             session.drops.overflow = control.overflow + discovery.overflow
             self._apply_wishes(session, now)
-            session.sent_below = None if self.sender is None else self.sender.rows_done
             if (due := session.next_timeout()) is not None and now >= due:
                 session.handle_timeout(now)
             # What was said before a window is planned goes out before it: STATUS speaks of all data before itself.

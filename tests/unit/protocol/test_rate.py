@@ -348,3 +348,27 @@ def test_a_disk_that_stood_still_is_taken_at_what_it_does_when_it_goes_on() -> N
     before = control.rate
     hear(Sample(0.0, 0.0, 0.0, 20 * MB))
     assert control.rate < 1.1 * before, "that was once"
+
+
+def test_what_a_disk_does_when_it_goes_on_is_no_more_than_the_way_carried_before() -> None:
+    control, now = RateControl(start=100 * MB, ceiling=1250 * MB), 0
+    for sample in (Sample(0.0, 0.0, 0.75, 1 * MB), Sample(0.0, 0.0, 0.5, 700 * MB), Sample(0.0, 0.0, 0.0, 1 * MB)):
+        now += INTERVAL_NS
+        control.observe(0, sample, now)
+        control.step(now, interval_ns=INTERVAL_NS // 2, measured_rate=control.rate)
+    assert control.rate == pytest.approx(97 * MB)
+
+
+def test_one_disk_that_goes_on_says_nothing_of_another() -> None:
+    control, now = RateControl(start=300 * MB, ceiling=1250 * MB), 0
+    for samples in (
+        {0: Sample(0.0, 0.0, 0.75, 10 * MB), 1: Sample(0.0, 0.0, 0.75, 20 * MB)},
+        {1: Sample(0.0, 0.0, 0.5, 200 * MB)},
+        {0: Sample(0.0, 0.0, 0.0, 10 * MB), 1: Sample(0.0, 0.0, 0.0, 10 * MB)},
+    ):
+        now += INTERVAL_NS
+        for index, sample in samples.items():
+            control.observe(index, sample, now)
+        before = control.rate
+        control.step(now, interval_ns=INTERVAL_NS // 2, measured_rate=control.rate)
+    assert control.rate == pytest.approx(max(9.7 * MB, 1.03 * before), rel=0.02)
