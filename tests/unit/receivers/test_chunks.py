@@ -6,6 +6,7 @@ Method: real images, and real files as targets; damage in every place it can be.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import os
 import random
@@ -68,7 +69,8 @@ def test_the_pool_holds_the_rings_of_a_session() -> None:
 
 
 def resident() -> int:
-    """Return this process's memory, after all that is being provided is there."""
+    """Return this process's memory, after all that is being provided is there and what earlier tests left is gone."""
+    gc.collect()
     for thread in threading.enumerate():
         if thread.name == "pool":
             thread.join()
