@@ -161,7 +161,7 @@ class Nack(Message, frozen=True, array_like=True, tag=9):
     loss_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
     """Network loss over the last report interval."""
     items: Annotated[bytes, msgspec.Meta(max_length=limits.NACK_ITEMS_MAX * 9)]
-    """``DEFICIT`` records."""
+    """``deficits.DEFICIT`` records."""
     burst: U32 = 0
     """Most datagrams lost in a row since the last REPORT or NACK."""
 

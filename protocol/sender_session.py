@@ -42,8 +42,8 @@ class SenderSession:
         self.state = SessionState.WAITING
         self.ended: EndReason | None = None
         self.end_text = ""
-        self.sent_below: int | None = None
-        """Data datagrams below it have left, as whoever sends them knows; None: all that were handed out.
+        self.sent_below = 0
+        """Data datagrams below it have left: whoever sends them says so here.
 
         Windows are handed out some ahead, and one may take minutes where the rate fell to the floor meanwhile. Guessed
         by the rates, such a rate looked as if nobody used it, and stayed where it was: a disk that stood still for two
@@ -421,8 +421,7 @@ class SenderSession:
     # --- slow receivers -------------------------------------------------------------------------------------------
 
     def _step_rate(self, now: int) -> None:
-        sent_below = self.sequence if self.sent_below is None else self.sent_below
-        verdict = self._feedback.step_rate(self.sequence, sent_below, now)
+        verdict = self._feedback.step_rate(self.sequence, self.sent_below, now)
         if not self.parameters.leave_slow:
             return
         for index in sorted(verdict.leave):

@@ -142,13 +142,15 @@ def main() -> None:
         print("ghostcast: interrupted", file=sys.stderr)
         sys.exit(ExitStatus.INTERRUPTED)
     except OSError as error:
-        # Our own output: a pipe whose reader left, a full disk. Python must not try to flush into it again.
-        if not isinstance(error, BrokenPipeError):
-            with contextlib.suppress(OSError):
-                print(f"ghostcast: {error}", file=sys.stderr)
+        _tell_of_output(error)
+        sys.exit(ExitStatus.INTERNAL)
+
+
+def _tell_of_output(error: OSError) -> None:
+    """Say why our own output failed: a full disk; a reader that left its pipe needs no word."""
+    if not isinstance(error, BrokenPipeError):
         with contextlib.suppress(OSError):
-            sys.stdout.flush()  # what was said before, where it was something else
-        os._exit(ExitStatus.INTERNAL)
+            print(f"ghostcast: {error}", file=sys.stderr)
 
 
 def run() -> None:
@@ -168,11 +170,9 @@ def run() -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        # Last, so that it hides no other reason and no other status.
-        status = status or ExitStatus.INTERNAL
-        if not isinstance(error, BrokenPipeError):
-            with contextlib.suppress(OSError):
-                print(f"ghostcast: {error}", file=sys.stderr)
+        if not status:  # it hides no other reason and no other status
+            status = ExitStatus.INTERNAL
+            _tell_of_output(error)
     with contextlib.suppress(OSError):
         sys.stderr.flush()
     os._exit(status)

@@ -169,17 +169,17 @@ class BatchReceiver:
 
     def _prepare(self) -> None:
         slots = np.arange(self.slot_count, dtype=np.uint64)
-        memory = self._memory.__array_interface__["data"][0]
+        memory = libc.address(self._memory)
         self._vectors["base"] = memory + slots * np.uint64(self._memory.strides[0])
         self._vectors["length"] = self._slot_size
         header = self._messages["header"]
-        header["vector"] = self._vectors.__array_interface__["data"][0] + slots * np.uint64(libc.IOVEC.itemsize)
+        header["vector"] = libc.address(self._vectors) + slots * np.uint64(libc.IOVEC.itemsize)
         header["vector_length"] = 1
         if self.offload:
-            control = self._control_memory.__array_interface__["data"][0]
+            control = libc.address(self._control_memory)
             header["control"] = control + slots * np.uint64(_CMSG_SIZE)
             header["control_length"] = _CMSG_SIZE
-        self._messages_address = self._messages.__array_interface__["data"][0]
+        self._messages_address = libc.address(self._messages)
 
     @property
     def fetch_aim(self) -> int:

@@ -124,8 +124,9 @@ class BatchSender:
         self.batch_count = max(1, min(SEGMENTS_MAX, BATCH_SIZE_MAX // datagram_size))
         self.offload = _segmentation_known(opened, datagram_size)
         """Whether the kernel cuts batches into datagrams itself."""
-        self._ancillary = [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", datagram_size))]
-        self._segment = libc.control_message(SOL_UDP, UDP_SEGMENT, self._ancillary[0][2])
+        segment = struct.pack("=H", datagram_size)
+        self._ancillary = [(SOL_UDP, UDP_SEGMENT, segment)]
+        self._segment = libc.control_message(SOL_UDP, UDP_SEGMENT, segment)
         self._vectors, self._messages = np.zeros(0, libc.IOVEC), np.zeros(0, libc.MMSGHDR)
         self._messages_at = 0
         self._each = 1

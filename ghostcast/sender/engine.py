@@ -2,7 +2,8 @@
 
 Three threads, each the only owner of what it works on, joined by queues that the number of transmit buffers bounds. The
 *loop* owns the session machine and the control plane; the *encoder* turns windows into datagrams; the *transmitter*
-paces them out. Control messages for the data group travel through the same queues and keep their place in the stream.
+paces them out. A fourth provides their memory in the beginning. Control messages for the data group travel through the
+same queues and keep their place in the stream.
 
 No success is made up here: what ``Result`` says of a receiver is what the session machine concluded from its own words.
 """
@@ -261,11 +262,12 @@ class SendEngine:
 
     async def _serve(self, session: SenderSession, control: ControlEndpoint, discovery: ControlEndpoint) -> None:
         """Drive the session machine until it has said its last word."""
+        assert self.sender is not None
         loop = asyncio.get_running_loop()
         progress_due = loop.time()
         while not session.finished:
             now = time.monotonic_ns()
-            session.sent_below = None if self.sender is None else self.sender.rows_done
+            session.sent_below = self.sender.rows_done
             for datagram, address in control.take() + discovery.take():
                 session.receive_datagram(datagram, address, now)
             session.drops.overflow = control.overflow + discovery.overflow

@@ -74,9 +74,8 @@ class FileBytes:
         """Fill the described memory with one system call; False if that brought less than ``size`` bytes."""
         if not libc.HAVE_PREADV or len(vectors) > libc.IOV_MAX:
             return False
-        address = vectors.__array_interface__["data"][0]
         try:
-            return libc.preadv(self._descriptor, address, len(vectors), offset) == size
+            return libc.preadv(self._descriptor, libc.address(vectors), len(vectors), offset) == size
         except OSError:
             return False
 

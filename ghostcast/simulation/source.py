@@ -103,7 +103,6 @@ class SourceNode:
         self._line: collections.deque[bytes | tuple[SymbolBatch, int, bool]] = collections.deque()
         """What goes to the data group, in order: control datagrams, and batches with their count of source symbols."""
         self._windows_under_way = 0
-        self._sent_below = self.session.sent_below = 0
         self._pumping = False
         self._alarm = Alarm(self.clock, self.turn)
         self._inbox: collections.deque[tuple[bytes, Address]] = collections.deque()
@@ -222,8 +221,7 @@ class SourceNode:
         """A batch is on the wire, to its last datagram."""
         now = self.clock.now
         world = self.world
-        self._sent_below += len(batch)
-        self.session.sent_below = self._sent_below
+        self.session.sent_below += len(batch)
         world.recorder.sent(source, len(batch) - source, self.session.rate_bytes_per_s, now)
         world.tree.multicast_data(
             batch, now // limits.MICROSECOND_NS & 0xFFFFFFFF, start_ns, spacing_ns, self._datagram_size

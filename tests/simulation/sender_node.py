@@ -80,7 +80,7 @@ class SenderNode:
         partition = Partition(manifest.stream_size, symbol_size, source_symbols)
         wanted = Extents(partition, manifest.stored_offsets, manifest.transferred).wanted_slices
         self.session = session_class(parameters, wanted, self.clock.now)
-        self.session.sequence = self.session.sent_below = self._sent_below = first_sequence
+        self.session.sequence = self.session.sent_below = first_sequence
         self.partitions = {object_id: schedule.partition for object_id, schedule in self.session.schedules.items()}
         data = {limits.OBJECT_MANIFEST: image.manifest_bytes, limits.OBJECT_IMAGE: stream or image.stream}
         self._symbols = {o: ObjectSymbols(data[o], p) for o, p in self.partitions.items()} if payload else None
@@ -169,8 +169,7 @@ class SenderNode:
             headers, payloads, last = item
             headers["sent_us"] = self.clock.now // 1000 & 0xFFFFFFFF
             self.network.multicast_data(self, headers, payloads)
-            self._sent_below += len(headers)
-            self.session.sent_below = self._sent_below
+            self.session.sent_below += len(headers)
             size = len(headers) * (self.session.parameters.symbol_size + wire.DATA_HEADER_SIZE)
             taken_ns = int(size / max(self.session.rate_bytes_per_s, 1) * SECOND)
             if last:

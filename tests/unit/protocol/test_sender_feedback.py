@@ -216,7 +216,7 @@ def test_a_flood_is_answered_at_once_and_what_is_told_of_it_afterwards_does_not_
         desk.pass_time(100 * MS)
         tell_of(desk, received=600, lost=5500 + late, loss=0.9, sequence=sent // 2 + late)
         assert desk.session.rate_bytes_per_s == cut
-    desk.session.sent_below = desk.session.sequence
+    desk.sends_at_once = False
     for now in range(1, 9):
         desk.send_all()
         desk.pass_time(100 * MS)
@@ -229,9 +229,9 @@ def test_a_flood_is_answered_at_once_and_what_is_told_of_it_afterwards_does_not_
 def test_a_rate_is_used_where_what_was_handed_out_long_ago_is_still_leaving(used: bool) -> None:
     """Windows that were handed out at a high rate take minutes at the lowest, and no new one is asked for meanwhile."""
     desk = finding_desk()
+    desk.sends_at_once = False
+    desk.session.sent_below = received = 0
     desk.send_all()
-    desk.session.sent_below = 0
-    received = 0
     for _report in range(12):
         desk.pass_time(100 * MS)
         desk.session.sent_below += 200

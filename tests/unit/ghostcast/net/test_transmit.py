@@ -197,7 +197,10 @@ def test_sending_stops_between_batches_when_told(link: Link) -> None:
     assert link.receiver.fetch() is None
 
 
-def test_batches_without_a_sleep_between_them_leave_together(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("batches", "together"), [(0.1, 1), (1.9, 1), (3.1, 3), (1e6, transmit.BURST_BATCHES_MAX)])
+def test_batches_without_a_sleep_between_them_leave_together(
+    batches: float, together: int, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bursts: list[int] = []
     sender, batch = link.sender, link.sender.batch_count
     sending = sender._send_burst
@@ -207,13 +210,11 @@ def test_batches_without_a_sleep_between_them_leave_together(link: Link, monkeyp
         sending(rows, start, end)
 
     monkeypatch.setattr(sender, "_send_burst", send_burst)
-    for batches, together in ((0.1, 1), (1.9, 1), (3.1, 3), (1e6, transmit.BURST_BATCHES_MAX)):
-        pace = batches * batch * (wire.DATA_HEADER_SIZE + link.symbol_size) / transmit.SLEEP_MIN_S
-        bursts.clear()
-        rows = link.rows(together * batch + 1)
-        sender.send_rows(rows, lambda pace=pace: pace)  # type: ignore[misc]
-        assert bursts == [together * batch, 1]
-        assert link.fetch(len(rows)).sequences == list(range(len(rows)))
+    pace = batches * batch * (wire.DATA_HEADER_SIZE + link.symbol_size) / transmit.SLEEP_MIN_S
+    rows = link.rows(together * batch + 1)
+    sender.send_rows(rows, lambda: pace)
+    assert bursts == [together * batch, 1]
+    assert link.fetch(len(rows)).sequences == list(range(len(rows)))
 
 
 def test_nothing_is_no_reason_to_fail(link: Link) -> None:
