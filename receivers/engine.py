@@ -317,7 +317,7 @@ class ReceiveEngine:
             host=host,
             target=target[-limits.REASON_LENGTH_MAX :],
             target_size=-1 if self.target.size is None else self.target.size,
-            link_rate=interface.speed_bytes_per_s,
+            link_rate=interface.link_bytes_per_s,
             wants_all=self._wants_all and self.copy is None,
         )
 

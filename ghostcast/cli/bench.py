@@ -182,7 +182,7 @@ def send(
         options = BenchOptions(
             session_name=session or socket.gethostname()[: limits.NAME_LENGTH_MAX],
             interface=chosen,
-            plan=_plan(rates, sweep, chosen.speed_bytes_per_s),
+            plan=_plan(rates, sweep, chosen.link_bytes_per_s),
             step_s=step,
             receivers=receivers or 0,
             max_wait_s=max_wait,

@@ -250,7 +250,7 @@ class BenchReceiver:
             measurement.Enter(
                 self._receiver_id,
                 clip(socket.gethostname(), limits.HOST_LENGTH_MAX),
-                interface.speed_bytes_per_s,
+                interface.link_bytes_per_s,
                 interface.mtu,
                 self.buffer.granted,
             )

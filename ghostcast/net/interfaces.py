@@ -6,14 +6,24 @@ decides, then the only interface that is up, and loopback if there is no other.
 
 from __future__ import annotations
 
+import array
+import contextlib
 import dataclasses
+import fcntl
 import socket
+import struct
 
 import psutil
 
 from protocol import limits
 from protocol.errors import UsageError
 from protocol.limits import MEGABIT
+
+_SIOCETHTOOL = 0x8946  # linux/sockios.h
+_ETHTOOL_GDRVINFO = 3  # linux/ethtool.h
+
+VIRTUAL_DRIVERS = frozenset({"veth", "tun", "bridge"})
+"""Drivers of Linux with no cable of their own, whose speed is a constant (veth, tun) or somebody else's (bridge)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,10 +34,17 @@ class Interface:
     address: str
     mtu: int
     speed_bytes_per_s: int
-    """0 where the system does not know it (loopback, bridges)."""
+    """What the system says; 0 where it does not know (loopback)."""
     hardware_address: str
     loopback: bool
     up: bool
+    virtual: bool = False
+    """Whether the speed is a figure that limits nothing, for there is no cable."""
+
+    @property
+    def link_bytes_per_s(self) -> int:
+        """What its cable carries, which no sender can exceed; 0 where that is not known."""
+        return 0 if self.virtual else self.speed_bytes_per_s
 
     @property
     def symbol_size_max(self) -> int:
@@ -45,6 +62,7 @@ def list_interfaces() -> list[Interface]:
         state = stats.get(name)
         if state is None:
             continue
+        virtual = is_virtual(name)
         found += [
             Interface(
                 name=name,
@@ -54,6 +72,7 @@ def list_interfaces() -> list[Interface]:
                 hardware_address=hardware,
                 loopback=entry.address.startswith("127."),
                 up=state.isup,
+                virtual=virtual,
             )
             for entry in addresses
             if entry.family == socket.AF_INET
@@ -92,6 +111,15 @@ def choose_interface(wish: str | None) -> Interface:
     raise UsageError(
         "there is no interface with an IPv4 address that is up; loopback is missing too: ip link set lo up"
     )
+
+
+def is_virtual(name: str) -> bool:
+    """Return whether an interface's driver is one of ``VIRTUAL_DRIVERS``; not so where it cannot be asked."""
+    # struct ethtool_drvinfo of linux/ethtool.h: command, driver[32], and what else the kernel writes there.
+    answer = array.array("B", struct.pack("I192x", _ETHTOOL_GDRVINFO))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        fcntl.ioctl(probe, _SIOCETHTOOL, struct.pack("16sP", name.encode(), answer.buffer_info()[0]))
+    return bytes(answer[4:36]).split(b"\0")[0].decode(errors="replace") in VIRTUAL_DRIVERS
 
 
 def _names(interfaces: list[Interface]) -> str:

@@ -213,7 +213,8 @@ class SendEngine:
 
     def _parameters(self, control_port: int) -> SessionParameters:
         options, manifest = self.options, self.image.manifest
-        speed = float(options.interface.speed_bytes_per_s)
+        speed, link = float(options.interface.speed_bytes_per_s), float(options.interface.link_bytes_per_s)
+        rate_start = max(speed * limits.RATE_START_SHARE, 0.0 if link else limits.RATE_START_BYTES_PER_S)
         symbol_size = options.symbol_size or options.interface.symbol_size_max
         usual, widest = window_slices(symbol_size)
         slices = Partition(manifest.stream_size, symbol_size).slice_count
@@ -238,8 +239,8 @@ class SendEngine:
             control_port=control_port,
             start=options.start,
             rate=options.rate,
-            rate_start=speed * limits.RATE_START_SHARE if speed else limits.RATE_START_BYTES_PER_S,
-            rate_ceiling=speed if speed else limits.RATE_CEILING_BYTES_PER_S,
+            rate_start=rate_start,
+            rate_ceiling=link or limits.RATE_CEILING_BYTES_PER_S,
             repair_symbols=options.repair_symbols,
             window_slices=options.window_slices or usual,
             window_slices_max=0 if options.window_slices else widest,

@@ -5,6 +5,8 @@ Method: the loopback interface, which every machine has; made-up interfaces for 
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from ghostcast.net import interfaces
@@ -81,3 +83,16 @@ def test_the_largest_symbol_fits_the_mtu(mtu: int, symbol_size: int) -> None:
     assert interface.symbol_size_max == symbol_size
     assert symbol_size % limits.SYMBOL_SIZE_STEP == 0
     assert symbol_size + 32 + 28 <= mtu
+
+
+def test_what_a_driver_says_without_a_cable_limits_nothing() -> None:
+    cable = dataclasses.replace(made_up(), speed_bytes_per_s=10_000 * limits.MEGABIT)
+    assert cable.link_bytes_per_s == cable.speed_bytes_per_s
+    assert dataclasses.replace(cable, virtual=True).link_bytes_per_s == 0
+    assert made_up().link_bytes_per_s == 0
+
+
+def test_loopback_has_no_driver_and_an_unknown_interface_none_either() -> None:
+    assert not choose_interface("127.0.0.1").virtual
+    assert choose_interface("127.0.0.1").link_bytes_per_s == 0
+    assert not interfaces.is_virtual("nosuch0")
