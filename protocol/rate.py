@@ -48,7 +48,8 @@ TELLING_LOST = 10
 """Lost datagrams from which a share is known, before the first cut: of forty, one is lost now and then."""
 
 TELLING_DEVIATIONS = 3.0
-"""Standard deviations of chance (Poisson) by which more must be lost than is tolerated, once the rate was cut."""
+"""Standard deviations of chance (Poisson) by which more must be lost than is tolerated: for a cut, once there was one,
+and to keep the rate from growing."""
 
 ARRIVED_SHARE_MIN = 0.5
 """What arrived in a second at a receiver that is flooded at the start is believed down to this share of what its loss
@@ -162,7 +163,13 @@ class _Track:
 
         Where hardly anything is sent, at the end of a session for one, three datagrams of twenty are lost easily.
         """
-        return self.lost - tolerated * self.datagrams > TELLING_DEVIATIONS * math.sqrt(self.lost)
+        return _telling(self.lost, self.datagrams, tolerated)
+
+    def lasting(self, tolerated: float) -> bool:
+        """Whether more than is tolerated was lost in the network in both samples, and that by more than chance."""
+        samples = [self.latest] if self.previous is None else [self.latest, self.previous]
+        lost = sum(sample.loss * sample.datagrams for sample in samples)
+        return self.lasting_loss > tolerated and _telling(lost, sum(s.datagrams for s in samples), tolerated)
 
     @property
     def lasting_loss(self) -> float:
@@ -187,14 +194,24 @@ class _Experiment:
     """How long they are waited for."""
 
 
+def _telling(lost: float, datagrams: int, tolerated: float) -> bool:
+    """Return whether so many of so many are more than chance makes of what is tolerated."""
+    return lost - tolerated * datagrams > TELLING_DEVIATIONS * math.sqrt(lost)
+
+
 def _new_count(tracks: dict[int, _Track]) -> int:
     """Return how many have spoken once only."""
     return sum(track.previous is None for track in tracks.values())
 
 
+def _left_out(doubtful: int, count: int) -> int:
+    """Return of how many, of those that are doubtful, a fleet of ``count`` takes no heed: of a large one, a few."""
+    return min(doubtful, int(DOUBTFUL_SHARE * count))
+
+
 def _worst(losses: list[float], doubtful: int) -> float:
     """Return the largest loss, as many left out as are doubtful, of a large fleet: somebody always has a microburst."""
-    return sorted(losses)[-1 - min(doubtful, int(DOUBTFUL_SHARE * len(losses)))]
+    return sorted(losses)[-1 - _left_out(doubtful, len(losses))]
 
 
 class _Finding(enum.Enum):
@@ -308,9 +325,12 @@ class RateControl:
             self._experiment = None
             if finding is _Finding.NOISE:
                 self.background = max(self.background, loss)
-                self.rate = min(before.rate_before, self.ceiling)
-                self._changed(now, interval_ns)
-                return
+                if not any(waits(track.latest) for track in fresh.values()):
+                    self.rate = min(before.rate_before, self.ceiling)
+                    self._changed(now, interval_ns)
+                    return
+                # The loss is no reason to stay, but a full queue is one to go on.
+                limit, loss, believed = self._limit(fresh)
             believed |= finding is not _Finding.FULL
             if finding is _Finding.INCOMPARABLE:
                 rate_before = before.rate_before
@@ -346,7 +366,7 @@ class RateControl:
     ) -> None:
         """Go down to what the slowest receiver carries, and watch what becomes of the loss."""
         self._growth_share = GROWTH_SHARE
-        if loss > LOSS_HIGH:
+        if loss > self.tolerated:
             suspects = frozenset(index for index, track in fresh.items() if track.latest.loss > FLOODED_LOSS)
             steady, until_ns = self._steady(fresh, loss), now + SUSPECT_INTERVALS * interval_ns
             self._experiment = _Experiment(rate_before, self.rate, loss, steady, suspects, until_ns)
@@ -385,8 +405,12 @@ class RateControl:
         for index in fresh.keys() & self._full.keys():
             # A disk that stood still goes on: what it did meanwhile said nothing of it.
             self._full[index] = max(self._full[index], fresh[index].latest.drain_rate)
+        tolerated = self.background * BACKGROUND_SLACK + LOSS_LOW
+        losing = sum(
+            track.lasting_loss > tolerated if self._innocent else track.lasting(tolerated) for track in fresh.values()
+        )
         if (
-            self._lasting_loss(fresh) - self.background * BACKGROUND_SLACK > LOSS_LOW
+            losing > _left_out(_new_count(fresh), len(fresh))
             or measured_rate <= USED_SHARE * self.rate
             or any(track.latest.pool_fill >= POOL_FILL_LOW for track in fresh.values())
         ):
@@ -421,6 +445,11 @@ class RateControl:
         self._tracks.clear()
 
     @property
+    def _innocent(self) -> bool:
+        """Whether neither a limit nor noise was met yet: a single lost datagram may be the first of a flood."""
+        return self._startup and not self.background
+
+    @property
     def tolerated(self) -> float:
         """Loss up to which no receiver asks for a lower rate, in [0, 1]."""
         return self.background * BACKGROUND_SLACK + LOSS_HIGH
@@ -438,7 +467,7 @@ class RateControl:
                 certain = self._certain(track, sample)
                 if certain:
                     limiting.add(index)
-                self._doubtful_count += not certain
+                self._doubtful_count += not certain and (self._innocent or track.telling(self.tolerated))
                 # The lowest believable limit counts; an incredible one only keeps the rate from growing.
                 if (certain, -capacity) > (believed and limit < self.rate, -limit):
                     limit, believed = capacity, certain

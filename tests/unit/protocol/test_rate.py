@@ -372,3 +372,38 @@ def test_one_disk_that_goes_on_says_nothing_of_another() -> None:
         before = control.rate
         control.step(now, interval_ns=INTERVAL_NS // 2, measured_rate=control.rate)
     assert control.rate == pytest.approx(max(9.7 * MB, 1.03 * before), rel=0.02)
+
+
+def test_what_chance_loses_at_a_low_rate_does_not_keep_it_there() -> None:
+    """Of forty datagrams, one in a hundred is none or two: somebody of sixteen always seems to lose too much."""
+    rng, control, now = random.Random(3), RateControl(start=100 * MB, ceiling=125 * MB), 0
+
+    def interval(samples: list[Sample]) -> None:
+        nonlocal now
+        now += INTERVAL_NS
+        for index, sample in enumerate(samples):
+            control.observe(index, sample, now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+
+    for _step in range(8):
+        interval([Sample(0.01, 0.0, 0.0, 0.0, 100_000)] * 16)
+    assert control.background == pytest.approx(0.01)
+    for _step in range(60):
+        interval([Sample(0.01, 0.0, 0.9, 0.1 * MB, 4000)] * 16)
+    assert control.rate < 0.2 * MB
+    for _step in range(40):
+        lost = [sum(rng.random() < 0.01 for _datagram in range(40)) for _receiver in range(16)]
+        interval([Sample(count / 40, 0.0, 0.0, 0.0, 40) for count in lost])
+    assert control.rate > 50 * MB
+
+
+def test_a_lasting_loss_does_keep_it_there() -> None:
+    control = RateControl(start=100 * MB, ceiling=125 * MB)
+    for step in range(1, 200):
+        lost = 0.004 if step > 100 else 0.05 if control.rate > 50 * MB else 0.0
+        now = step * INTERVAL_NS
+        if step == 100:
+            rate = control.rate
+        control.observe(0, Sample(lost, 0.0, 0.0, 0.0, 20_000), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    assert control.rate <= rate * 1.04
