@@ -32,12 +32,16 @@ class Disk:
     """The write that passes this many bytes fails with EIO."""
     enospc_at_byte: int | None = None
     """The write that passes this many bytes fails with ENOSPC."""
+    stall: tuple[int, int] | None = None
+    """From when until when it stands still, in ns from the beginning: its controller resets, its cache is full."""
 
     def __post_init__(self) -> None:
         if self.rate_bytes_per_s is not None and not self.rate_bytes_per_s > 0:
             raise UsageError(f"a disk writes more than {self.rate_bytes_per_s:g} bytes a second")
         if min(self.latency_ns, self.outlier_ns, self.flush_ns) < 0 or not 0 <= self.outlier_share <= 1:
             raise UsageError("a disk's times are not negative, and its share of slow writes lies in [0, 1]")
+        if self.stall is not None and not 0 <= self.stall[0] <= self.stall[1]:
+            raise UsageError(f"a disk stands still from an instant to a later one, not {self.stall}")
 
     @property
     def fails(self) -> bool:
@@ -48,15 +52,16 @@ class Disk:
 class DiskQueue:
     """One disk at work."""
 
-    __slots__ = ("_free_ns", "_rng", "disk", "written")
+    __slots__ = ("_free_ns", "_rng", "_stall", "disk", "written")
 
-    def __init__(self, disk: Disk, rng: np.random.Generator | None) -> None:
-        """``rng`` is needed only where the disk has outliers."""
+    def __init__(self, disk: Disk, rng: np.random.Generator | None, begin_ns: int = 0) -> None:
+        """``rng`` is needed only where the disk has outliers; ``begin_ns``: when the beginning was."""
         assert rng is not None or not disk.outlier_share
         self.disk = disk
         self.written = 0
         self._rng = rng
         self._free_ns = 0
+        self._stall = range(*(begin_ns + instant for instant in disk.stall or (0, 0)))
 
     def write(self, size: int, now: int) -> int:
         """Return when a write of ``size`` bytes that is asked for now will be done.
@@ -74,5 +79,8 @@ class DiskQueue:
             taken += int(size / disk.rate_bytes_per_s * limits.SECOND_NS)
         if self._rng is not None and disk.outlier_share and self._rng.random() < disk.outlier_share:
             taken += disk.outlier_ns
-        self._free_ns = max(self._free_ns, now) + taken
+        begun = max(self._free_ns, now)
+        self._free_ns = begun + taken
+        if begun < self._stall.stop and self._free_ns > self._stall.start:
+            self._free_ns += self._stall.stop - max(begun, self._stall.start)
         return self._free_ns

@@ -62,7 +62,7 @@ class Host:
         if self.member.disk.outlier_share:
             sequence = np.random.SeedSequence(world.scenario.seed, spawn_key=(DISK_KEY, index, incarnation))
             rng = np.random.Generator(np.random.PCG64(sequence))
-        self._disk = DiskQueue(self.member.disk, rng)
+        self._disk = DiskQueue(self.member.disk, rng, world.begin_ns)
         self._chance = random.Random(f"{world.scenario.seed} host {index} {incarnation}")
         self._discovery: Discovery | None = Discovery(world.name, self.clock.now, self._chance)
         self._alarm = Alarm(self.clock, self.turn)

@@ -227,7 +227,7 @@ class Scenario:
         if any(member.die_ns is not None for member in self.members):
             events.append(self.max_wait_ns or 0)  # Who dies before the start is waited for.
         for member in self.members:
-            events += [member.join_ns, member.die_ns or 0, member.restart_ns or 0]
+            events += [member.join_ns, member.die_ns or 0, member.restart_ns or 0, *(member.disk.stall or ())]
         for way in ways:
             events += [stop for _start, stop in way.outages]
         chatter_s = self.receivers / limits.FEEDBACK_PER_S

@@ -7,7 +7,6 @@ group in order with the data, and fetches control datagrams from a queue with a 
 from __future__ import annotations
 
 import collections
-import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,8 +99,8 @@ class SourceNode:
         self.session = world.machines.sender(parameters, self.wanted, self.clock.now)
         self._partitions = {o: schedule.partition for o, schedule in self.session.schedules.items()}
         self._datagram_size = scenario.symbol_size + wire.DATA_HEADER_SIZE
-        self._line: collections.deque[bytes | tuple[SymbolBatch, int, bool]] = collections.deque()
-        """What goes to the data group, in order: control datagrams, and batches with their count of source symbols."""
+        self._line: collections.deque[bytes | Headers] = collections.deque()
+        """What goes to the data group, in order: control datagrams, and the headers of what is left of windows."""
         self._windows_under_way = 0
         self._pumping = False
         self._alarm = Alarm(self.clock, self.turn)
@@ -181,18 +180,9 @@ class SourceNode:
         self.world.tree.multicast(stamp(datagram, self.clock.now), self.address)
 
     def _lay_out(self, window: Window) -> None:
-        """Put a window in line, cut so that no batch takes longer than the scenario's resolution."""
+        """Put a window in line."""
         partition = self._partitions[window.object_id]
-        headers = window_headers(self.session.parameters.session_id, partition, window)
-        source = headers["esi"] < partition.source_symbols
-        datagram_ns = self._datagram_size / max(self.session.rate_bytes_per_s, 1.0) * limits.SECOND_NS
-        longest = max(1, int(self.world.scenario.resolution / datagram_ns))
-        # Even parts: a window and a bit must not become a large batch and a tiny one.
-        parts = -(-len(headers) // longest)
-        edges = [len(headers) * part // parts for part in range(parts + 1)]
-        for start, stop in itertools.pairwise(edges):
-            ((batch, _all),) = symbols.from_headers(headers[start:stop])
-            self._line.append((batch, int(source[start:stop].sum()), stop == len(headers)))
+        self._line.append(window_headers(self.session.parameters.session_id, partition, window))
 
     def _pump(self) -> None:
         """Put the next thing on the wire."""
@@ -202,12 +192,21 @@ class SourceNode:
         while self._line:
             item = self._line.popleft()
             if not isinstance(item, bytes):
-                self._put_on_wire(*item)
+                self._put_on_wire(item)
                 return
             self._multicast(item)
 
-    def _put_on_wire(self, batch: SymbolBatch, source: int, last: bool) -> None:
+    def _put_on_wire(self, headers: Headers) -> None:
+        """Put of a window's datagrams as many on the wire as the scenario's resolution allows now; the others wait."""
         spacing_ns = self._datagram_size / max(self.session.rate_bytes_per_s, 1.0) * limits.SECOND_NS
+        longest = max(1, int(self.world.scenario.resolution / spacing_ns))
+        # Even parts: a window and a bit must not become a large batch and a tiny one.
+        count = -(-len(headers) // -(-len(headers) // longest))
+        last = count == len(headers)
+        if not last:
+            self._line.appendleft(headers[count:])
+        ((batch, _all),) = symbols.from_headers(headers[:count])
+        source = int(np.count_nonzero(batch.esis < self._partitions[batch.object_id].source_symbols))
         start_ns = self.clock.now
         self._pumping = True
 

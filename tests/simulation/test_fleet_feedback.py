@@ -181,3 +181,19 @@ def test_a_slow_receiver_is_left_behind_by_name_and_served_after_the_others(seed
     alone_s = 300 * limits.MIB / 10e6
     assert float(np.max(others)) < 0.5 * alone_s
     assert result.durable_s[4] < 2 * alone_s
+
+
+@pytest.mark.parametrize("loss", [0.001, 0.01])
+@pytest.mark.parametrize(("receivers", "stalled"), [(1, 1), (16, 1), (16, 16)])
+def test_disks_that_stand_still_for_a_second_cost_little_more(receivers: int, stalled: int, loss: float) -> None:
+    """The rate goes to its floor meanwhile, windows under way and all; half a second is what it takes undisturbed."""
+    quick = Member(link=Way(loss=(Bernoulli(loss),), delay_ns=DELAY_NS), disk=Disk(rate_bytes_per_s=1.2e9))
+    begin_ns, stall_ns = 200 * limits.MILLISECOND_NS, limits.SECOND_NS
+    slow = dataclasses.replace(quick, disk=dataclasses.replace(quick.disk, stall=(begin_ns, begin_ns + stall_ns)))
+    scenario = Scenario(
+        receivers=receivers, size=512 * limits.MIB, rate=None, rate_start=6 * GIGABIT, rate_ceiling=10 * GIGABIT,
+        member=quick, exceptions=dict.fromkeys(range(stalled), slow),
+    )  # fmt: skip
+    result = simulate(scenario)
+    assert result.verified == receivers
+    assert float(np.max(result.durable_s)) < 0.5 + 1.0 + 4.0
