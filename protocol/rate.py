@@ -264,6 +264,9 @@ class RateControl:
 
     def observe(self, receiver_index: int, sample: Sample, now: int) -> None:
         """Take a report into account; reports that still describe the time before the last change are ignored."""
+        if receiver_index in self._full:
+            # A disk that stood still goes on: what it did meanwhile said nothing of it.
+            self._full[receiver_index] = max(self._full[receiver_index], sample.drain_rate)
         if now < self._hold_until_ns:
             return
         carried = self._capacity(sample)
@@ -402,9 +405,6 @@ class RateControl:
 
     def _grow(self, fresh: dict[int, _Track], measured_rate: float, now: int) -> None:
         """Go up, if nobody loses anything or is about full, and the rate is used."""
-        for index in fresh.keys() & self._full.keys():
-            # A disk that stood still goes on: what it did meanwhile said nothing of it.
-            self._full[index] = max(self._full[index], fresh[index].latest.drain_rate)
         tolerated = self.background * BACKGROUND_SLACK + LOSS_LOW
         losing = sum(
             track.lasting_loss > tolerated if self._innocent else track.lasting(tolerated) for track in fresh.values()
