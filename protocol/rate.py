@@ -165,6 +165,11 @@ class _Track:
         """
         return _telling(self.lost, self.datagrams, tolerated)
 
+    def doubtful(self, tolerated: float) -> bool:
+        """Whether more was lost than chance makes of what is tolerated; hosts have no noise that would be."""
+        overrun = self.latest.overrun * self.latest.datagrams
+        return self.telling(tolerated) or _telling(overrun, self.latest.datagrams, LOSS_HIGH)
+
     def lasting(self, tolerated: float) -> bool:
         """Whether more than is tolerated was lost in the network in both samples, and that by more than chance."""
         samples = [self.latest] if self.previous is None else [self.latest, self.previous]
@@ -263,7 +268,7 @@ class RateControl:
         self._experiment: _Experiment | None = None
 
     def observe(self, receiver_index: int, sample: Sample, now: int) -> None:
-        """Take a report into account; reports that still describe the time before the last change are ignored."""
+        """Take a report into account; one that still describes the time before the last change tells of drain alone."""
         if receiver_index in self._full:
             # A disk that stood still goes on: what it did meanwhile said nothing of it.
             self._full[receiver_index] = max(self._full[receiver_index], sample.drain_rate)
@@ -334,8 +339,8 @@ class RateControl:
                     return
                 # The loss is no reason to stay, but a full queue is one to go on.
                 limit, loss, believed = self._limit(fresh)
-            believed |= finding is not _Finding.FULL
-            if finding is _Finding.INCOMPARABLE:
+            believed |= finding in (_Finding.FILLING, _Finding.INCOMPARABLE)
+            if finding in (_Finding.NOISE, _Finding.INCOMPARABLE):
                 rate_before = before.rate_before
         if limit >= self.rate or (not believed and self._doubtful_count <= DOUBTFUL_SHARE * len(fresh)):
             self._grow(fresh, measured_rate, now)
@@ -378,7 +383,7 @@ class RateControl:
             self._full_rate = rate_before
         elif not full:
             self._full.clear()  # it is something else by now
-        self._full.update(full)
+        self._full.update({index: max(rate, self._full.get(index, 0.0)) for index, rate in full.items()})
         lowest = self.rate / 2
         flood = self._flood(fresh)
         if flood > FLOODED_LOSS:
@@ -467,7 +472,7 @@ class RateControl:
                 certain = self._certain(track, sample)
                 if certain:
                     limiting.add(index)
-                self._doubtful_count += not certain and (self._innocent or track.telling(self.tolerated))
+                self._doubtful_count += not certain and (self._innocent or track.doubtful(self.tolerated))
                 # The lowest believable limit counts; an incredible one only keeps the rate from growing.
                 if (certain, -capacity) > (believed and limit < self.rate, -limit):
                     limit, believed = capacity, certain

@@ -10,6 +10,7 @@ import array
 import contextlib
 import dataclasses
 import fcntl
+import pathlib
 import socket
 import struct
 
@@ -22,8 +23,10 @@ from protocol.limits import MEGABIT
 _SIOCETHTOOL = 0x8946  # linux/sockios.h
 _ETHTOOL_GDRVINFO = 3  # linux/ethtool.h
 
-VIRTUAL_DRIVERS = frozenset({"veth", "tun", "bridge"})
-"""Drivers of Linux with no cable of their own, whose speed is a constant (veth, tun) or somebody else's (bridge)."""
+VIRTUAL_DRIVERS = frozenset({"veth", "tun"})
+"""Drivers of Linux with no cable, whose speed is a constant."""
+
+_INTERFACES = pathlib.Path("/sys/class/net")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,12 +117,20 @@ def choose_interface(wish: str | None) -> Interface:
 
 
 def is_virtual(name: str) -> bool:
-    """Return whether an interface's driver is one of ``VIRTUAL_DRIVERS``; not so where it cannot be asked."""
+    """Return whether an interface has no cable, nor a port with one; not so where its driver cannot be asked."""
+    driver = _driver(name)
+    if driver == "bridge":
+        return all(is_virtual(port.name) for port in (_INTERFACES / name / "brif").glob("*"))
+    return driver in VIRTUAL_DRIVERS
+
+
+def _driver(name: str) -> str:
+    """Return the name of an interface's driver, empty where it has none to name (loopback)."""
     # struct ethtool_drvinfo of linux/ethtool.h: command, driver[32], and what else the kernel writes there.
     answer = array.array("B", struct.pack("I192x", _ETHTOOL_GDRVINFO))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
         fcntl.ioctl(probe, _SIOCETHTOOL, struct.pack("16sP", name.encode(), answer.buffer_info()[0]))
-    return bytes(answer[4:36]).split(b"\0")[0].decode(errors="replace") in VIRTUAL_DRIVERS
+    return bytes(answer[4:36]).split(b"\0")[0].decode(errors="replace")
 
 
 def _names(interfaces: list[Interface]) -> str:

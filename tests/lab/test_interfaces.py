@@ -22,7 +22,14 @@ print(json.dumps([dataclasses.asdict(interface) | {"link": interface.link_bytes_
 def test_cables_and_bridges_of_the_lab_limit_nothing() -> None:
     with DirectLink() as link:
         inside = ("ip", "netns", "exec", link.sender.namespace)
-        for command in ("link add name br0 type bridge", "address add 192.0.2.1/24 dev br0", "link set br0 up"):
+        for command in (
+            "link add name br0 type bridge",
+            "link add name port0 type veth peer name port1",
+            "link set port0 master br0 up",
+            "link set port1 up",
+            "address add 192.0.2.1/24 dev br0",
+            "link set br0 up",
+        ):
             subprocess.run([*inside, "ip", *command.split()], check=True)
         listed = subprocess.run(
             [*inside, sys.executable, "-c", LIST], check=True, capture_output=True, text=True
@@ -31,4 +38,5 @@ def test_cables_and_bridges_of_the_lab_limit_nothing() -> None:
     assert found[link.sender.interface]["speed_bytes_per_s"] > 0
     assert found[link.sender.interface]["virtual"]
     assert found["br0"]["virtual"]
+    assert found["br0"]["speed_bytes_per_s"] > 0
     assert {interface["link"] for interface in found.values()} == {0}

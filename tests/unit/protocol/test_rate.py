@@ -433,3 +433,29 @@ def test_a_full_queue_is_no_noise(drain: float, rate: float) -> None:
         control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
     assert control.background == pytest.approx(0.01)
     assert control.rate < rate
+
+
+def test_what_a_host_cannot_hold_is_no_noise_of_anybody_s_link() -> None:
+    """One link is noisy, which is known; another receiver's host overruns by less than that noise."""
+    control, now = RateControl(start=300 * MB, ceiling=1250 * MB), 0
+    for step in range(200):
+        now += 3 * INTERVAL_NS
+        overrun = max(0.0, 1 - 300 * MB / control.rate) if step > 6 else 0.0
+        control.observe(0, Sample(0.1, 0.0, 0.0, 300 * MB, 40_000), now)
+        control.observe(1, Sample(0.0, overrun, 0.0, 300 * MB, 40_000), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+        if step == 6:
+            assert control.background == pytest.approx(0.1)
+        assert step < 20 or control.rate < 400 * MB
+
+
+def test_a_single_sample_of_two_datagrams_is_not_believed_because_somebody_is_full() -> None:
+    control, now = RateControl(start=750 * MB, ceiling=1250 * MB), 0
+    for fill, overrun in ((0.05, 0.0), (0.05, 0.0), (0.5, 0.5)):
+        now += 3 * INTERVAL_NS
+        control.observe(0, Sample(0.01, 0.0, fill, 0.0, 100_000), now)
+        if overrun:
+            control.observe(1, Sample(0.01, overrun, 0.0, 0.0, 2), now)
+        before = control.rate
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    assert control.rate == before
