@@ -6,11 +6,15 @@ Method: real images, and real files as targets; damage in every place it can be.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import itertools
 import os
 import random
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,8 +72,19 @@ def test_the_pool_holds_the_rings_of_a_session() -> None:
     assert np.shares_memory(ObjectMemory(partition, assembly, pool).rows, pool._memory)
 
 
+def alone(test: Callable[[], None]) -> Callable[[], None]:
+    """Run a test that measures memory in a process of its own: here, large arrays may get what earlier tests freed."""
+
+    @functools.wraps(test)
+    def run() -> None:
+        code = f"from {__name__} import {test.__name__} as test; test.__wrapped__()"
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parents[3])
+
+    return run
+
+
 def resident() -> int:
-    """Return this process's memory, after all that is being provided is there and what earlier tests left is gone."""
+    """Return this process's memory, after all that is being provided is there and what is garbage is gone."""
     gc.collect()
     for thread in threading.enumerate():
         if thread.name == "pool":
@@ -84,6 +99,7 @@ needs_populate = pytest.mark.skipif(
 
 
 @needs_populate
+@alone
 def test_memory_is_provided_while_a_receiver_waits() -> None:
     before = resident()
     pool = Pool(96 << 20)
@@ -92,6 +108,7 @@ def test_memory_is_provided_while_a_receiver_waits() -> None:
     assert not pool._memory.any()
 
 
+@alone
 def test_repair_symbols_here_and_there_take_a_page_each() -> None:
     """With huge pages each would take 2 MiB: as much as all slots for every few slices."""
     size = 96 << 20
@@ -109,6 +126,7 @@ def test_what_a_fetch_brings_has_memory_of_its_own() -> None:
 
 
 @needs_populate
+@alone
 def test_in_a_session_memory_is_provided_ahead_of_its_use_and_keeps_what_is_in_it() -> None:
     pool = Pool(0)
     resident()
