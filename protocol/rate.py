@@ -333,7 +333,7 @@ class RateControl:
             self._experiment = None
             if finding is _Finding.NOISE:
                 self.background = max(self.background, loss)
-                if all(track.latest.pool_fill <= POOL_FILL_HIGH for track in fresh.values()):
+                if not any(waits(track.latest) for track in fresh.values()):
                     self.rate = min(before.rate_before, self.ceiling)
                     self._changed(now, interval_ns)
                     return
