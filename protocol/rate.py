@@ -473,7 +473,7 @@ class RateControl:
                 if certain:
                     limiting.add(index)
                 self._doubtful_count += not certain and (self._innocent or track.doubtful(self.tolerated))
-                # The lowest believable limit counts; an incredible one only keeps the rate from growing.
+                # The lowest believable limit counts; an incredible one only keeps the rate low, if at all.
                 if (certain, -capacity) > (believed and limit < self.rate, -limit):
                     limit, believed = capacity, certain
             elif sample.pool_fill >= POOL_FILL_LOW:
