@@ -188,6 +188,8 @@ class _Experiment:
 
     rate_before: float
     """What to return to if it was noise."""
+    limit_before: float
+    """The last limit that was met before it, for the same."""
     rate_cut: float
     """The rate at which ``loss_before`` was measured."""
     loss_before: float
@@ -306,6 +308,11 @@ class RateControl:
         fresh = {index: track for index, track in self._tracks.items() if track.at_ns > self._changed_ns}
         return bool(fresh) and self._flood(fresh) > max(FLOODED_LOSS, self.tolerated)
 
+    @property
+    def flood_open(self) -> bool:
+        """Whether there is a flood, or the rate was cut for one and nobody that told it has said what became of it."""
+        return self.flooded() or (self._experiment is not None and self._experiment.loss_before > FLOODED_LOSS)
+
     def step(self, now: int, *, interval_ns: int, measured_rate: float) -> None:
         """Decide once per control interval.
 
@@ -334,7 +341,7 @@ class RateControl:
             if finding is _Finding.NOISE:
                 self.background = max(self.background, loss)
                 if not any(waits(track.latest) for track in fresh.values()):
-                    self.rate = min(before.rate_before, self.ceiling)
+                    self.rate, self._last_limit = min(before.rate_before, self.ceiling), before.limit_before
                     self._changed(now, interval_ns)
                     return
                 # The loss is no reason to stay, but a full queue is one to go on.
@@ -377,7 +384,7 @@ class RateControl:
         if loss > self.tolerated:
             suspects = frozenset(index for index, track in fresh.items() if track.latest.loss > FLOODED_LOSS)
             steady, until_ns = self._steady(fresh, loss), now + SUSPECT_INTERVALS * interval_ns
-            self._experiment = _Experiment(rate_before, self.rate, loss, steady, suspects, until_ns)
+            self._experiment = _Experiment(rate_before, self._last_limit, self.rate, loss, steady, suspects, until_ns)
         full = {i: track.latest.drain_rate for i, track in fresh.items() if track.latest.pool_fill > POOL_FILL_HIGH}
         if not self._full:
             self._full_rate = rate_before

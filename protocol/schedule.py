@@ -14,6 +14,8 @@ answer is fresh, until all 255 points were used).
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -24,6 +26,11 @@ from protocol.partition import Partition
 
 SurplusRule = Callable[[int, bool], int]
 """How many symbols to add for a slice of which somebody needs so many, and whether that is all of it."""
+
+_SKIP, _SHORT = 97, 16
+"""Positions that are skipped after an answer of so many symbols or fewer, once all of a slice was sent: a receiver may
+hold a run of what comes next, such as what a queue took in before it was full, and answer after answer would go for
+nothing."""
 
 _SCAN_BLOCK = 1 << 16
 """Slices looked at together while searching for the next need: bounds one poll to microseconds for any image."""
@@ -39,6 +46,15 @@ def window_slices(symbol_size: int) -> tuple[int, int]:
     usual = min(limits.WINDOW_SLICES_DEFAULT, limits.WINDOW_SIZE_DEFAULT // size)
     widest = min(limits.WINDOW_SLICES_BURSTS, limits.WINDOW_SIZE_BURSTS // size)
     return max(1, usual), max(1, widest)
+
+
+@functools.cache
+def _step(count: int, points: int) -> int:
+    """Return how far on the next answer begins, after one of ``count``: in time, at every point."""
+    step = count + _SKIP
+    while math.gcd(step, points) > 1:
+        step += 1
+    return step
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,7 +88,7 @@ class Window:
 
 
 class Schedule:
-    """Needs of one object's slices, and the walk that serves them. Memory: 11 bytes a slice."""
+    """Needs of one object's slices, and the walk that serves them. Memory: 12 bytes a slice."""
 
     def __init__(self, object_id: int, partition: Partition, wanted: npt.NDArray[np.bool_]) -> None:
         """Begin with every wanted slice needed whole.
@@ -87,6 +103,8 @@ class Schedule:
         symbols = partition.symbols_of(np.arange(partition.slice_count))
         self._need = np.where(wanted, symbols, 0).astype(np.uint8)
         self._next_position = np.zeros(partition.slice_count, np.uint16)
+        self._exhausted = np.zeros(partition.slice_count, np.bool_)
+        """Whether every position was sent: a symbol more may be one that a receiver holds."""
         self._sent_end = np.full(partition.slice_count, -1, np.int64)
         self._rolling: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._gathering: list[npt.NDArray[np.int64]] = []
@@ -135,8 +153,8 @@ class Schedule:
 
     def sent_beyond(self, slices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return how many different symbols of each slice went out, beyond its number of symbols."""
-        beyond: npt.NDArray[np.int64] = self._next_position[slices] - self.partition.symbols_of(slices)
-        return beyond
+        beyond = self._next_position[slices] - self.partition.symbols_of(slices)
+        return np.where(self._exhausted[slices], self.partition.repair_symbols, beyond)
 
     def request(
         self, slices: npt.NDArray[np.int64], deficits: npt.NDArray[np.int64], sequence: int
@@ -178,14 +196,29 @@ class Schedule:
             sequence: the next datagram's number.
             surplus: as of ``poll_window``.
         """
-        needs, counts = np.unique(self._need[self._rolling], return_counts=True)
-        k = self.partition.source_symbols
-        for need, count in zip(needs.tolist(), counts.tolist(), strict=True):
-            sequence += count * (need + surplus(need, need >= k) if need else 0)
-        return sequence
+        slices = self._rolling[self._need[self._rolling] > 0]
+        return sequence + int(self._counts(slices, surplus).sum())
+
+    def _counts(self, slices: npt.NDArray[np.int64], surplus: SurplusRule) -> npt.NDArray[np.int64]:
+        """Return how many symbols answer the needs of ``slices``, which have one."""
+        symbols, need = self.partition.symbols_of(slices), self._need[slices].astype(np.int64)
+        points, whole = symbols + self.partition.repair_symbols, need >= symbols
+        # Whoever lacks so many holds the rest: about that share of what is sent again is nothing new.
+        again = -(-need * points // (points - symbols + need))
+        need = np.where(self._exhausted[slices] & ~whole, again, need)
+        wishes, which = np.unique(2 * need + whole, return_inverse=True)
+        extra = np.array([surplus(wish >> 1, bool(wish & 1)) for wish in wishes.tolist()], np.int64)
+        counts: npt.NDArray[np.int64] = np.minimum(need + extra[which], points)
+        return counts
 
     def poll_window(
-        self, window_slices: int, first_sequence: int, surplus: SurplusRule, *, wrap: bool = True
+        self,
+        window_slices: int,
+        first_sequence: int,
+        surplus: SurplusRule,
+        *,
+        wrap: bool = True,
+        repairs_last: bool = False,
     ) -> Window | None:
         """Take the next window out of the needs, or return None where nothing is needed.
 
@@ -194,9 +227,14 @@ class Schedule:
             first_sequence: the data sequence number the window's first datagram will have.
             surplus: how many repair symbols to add to a slice that needs so many.
             wrap: False holds the next pass back, while NACKs are still being gathered.
+            repairs_last: what was never sent goes first: repairs would be lost, too, and use up points of the code.
         """
         if self._pending == 0:
             return None
+        if repairs_last and self._first_pass and self.pass_index == 0:
+            slices = self._walk(window_slices, wrap=False)
+            if len(slices):
+                return self._take(slices, first_sequence, surplus)
         if len(self._rolling):
             slices = self._rolling[:window_slices]
             self._rolling = self._rolling[window_slices:]
@@ -225,20 +263,20 @@ class Schedule:
 
     def _take(self, slices: npt.NDArray[np.int64], first_sequence: int, surplus: SurplusRule) -> Window:
         symbols = self.partition.symbols_of(slices)
-        need = self._need[slices].astype(np.int64)
-        whole = need >= symbols
-        wishes = list(zip(need.tolist(), whole.tolist(), strict=True))
-        extra = np.array([surplus(*wish) for wish in wishes]) if len(set(wishes)) > 1 else surplus(*wishes[0])
+        whole = self._need[slices] >= symbols
         points = symbols + self.partition.repair_symbols
-        counts = np.minimum(need + extra, points)
+        counts = self._counts(slices, surplus)
         # A slice needed whole is sent from its first source symbol: receivers that hold part of it are served as well,
         # and those that hold nothing need not decode. Everything else continues with symbols nobody has seen.
         positions = np.where(whole, 0, self._next_position[slices])
         repeated = bool(np.any(self._sent_end[slices] >= 0))
         ends = positions + counts
-        self._next_position[slices] = np.where(
-            whole, np.maximum(self._next_position[slices], ends) % points, ends % points
-        )
+        exhausted = self._exhausted[slices] | (ends >= points)
+        following = np.where(whole, np.maximum(self._next_position[slices], ends), ends)
+        for i in np.flatnonzero(exhausted & ~whole & (counts <= _SHORT)).tolist():
+            following[i] = positions[i] + _step(int(counts[i]), int(points[i]))
+        self._next_position[slices] = following % points
+        self._exhausted[slices] = exhausted
         source = np.clip(symbols - positions, 0, counts) + np.clip(ends - points, 0, symbols)
         self._need[slices] = 0
         self._pending -= len(slices)

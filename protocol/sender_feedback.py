@@ -172,6 +172,11 @@ class SenderFeedback:
         """Loss up to which no receiver limits the rate, in [0, 1]."""
         return min(1.0, self.control.tolerated) if self.control is not None else 1.0
 
+    @property
+    def flood_open(self) -> bool:
+        """Whether what goes out now may be lost like what went before."""
+        return self.control is not None and self.control.flood_open
+
     def report_below(self, now: int) -> float:
         """Bytes per second: a receiver that carries less says so out of turn; 0 where nobody need.
 
@@ -383,8 +388,9 @@ class SenderFeedback:
     def _whole_surplus(self, symbols: int, window_slices: int, now: int) -> int:
         modelled = max(0, self._loss.surplus(symbols, self._receivers) + self._correction.symbols)
         # Loss beyond what is tolerated is a full queue, or else the link's own. While nobody knows, and the rate stays
-        # what it was, what all will ask for may as well go out before they do.
-        if self.control is not None and self.control.rate == self._storm_rate and self._storm.worst() > self.tolerated:
+        # what it was, what all will ask for may as well go out before they do; not into a flood.
+        same_rate = self.control is not None and self.control.rate == self._storm_rate
+        if same_rate and not self.flood_open and self._storm.worst() > self.tolerated:
             modelled = max(modelled, self._storm.surplus(symbols, self._receivers))
         return min(max(modelled, self.bursts.symbols(window_slices, now)), limits.REPAIR_SYMBOLS_MAX)
 

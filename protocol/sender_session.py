@@ -158,7 +158,9 @@ class SenderSession:
         gathered, slices = self._feedback.gathered(now), self._window_slices(now)
         surplus = self._feedback.surplus(slices, now)
         for schedule in self.schedules.values():
-            window = schedule.poll_window(slices, self.sequence, surplus, wrap=gathered)
+            window = schedule.poll_window(
+                slices, self.sequence, surplus, wrap=gathered, repairs_last=self._feedback.flood_open
+            )
             if window is not None:
                 return self._account(window, now)
         if self.state is SessionState.SENDING and not any(s.pending for s in self.schedules.values()):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ghostcast.simulation.disk import Disk
-from ghostcast.simulation.link import Way
+from ghostcast.simulation.link import Queue, Way
 from ghostcast.simulation.loss import Bernoulli, Bursts, LossModel
 from ghostcast.simulation.result import Result
 from ghostcast.simulation.scenario import GIGABIT, Member, Scenario
@@ -197,3 +197,19 @@ def test_disks_that_stand_still_for_a_second_cost_little_more(receivers: int, st
     result = simulate(scenario)
     assert result.verified == receivers
     assert float(np.max(result.durable_s)) < 0.5 + 1.0 + 4.0
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.01])
+def test_a_start_that_floods_slow_links_costs_a_fleet_little_more_than_one_receiver(loss: float) -> None:
+    """Repairs that go out into the flood are lost, and then the code has no points left that nobody holds."""
+    port = Queue(GIGABIT / 5, 1_250_000)
+    link = Way(loss=(Bernoulli(loss),) if loss else (), delay_ns=DELAY_NS, control_loss=loss, queue=port)
+    size = 60_000_000
+    for receivers, share in ((1, 1.1), (16, 1.18)):
+        scenario = Scenario(
+            receivers=receivers, size=size, rate=None, rate_start=5 * GIGABIT, rate_ceiling=10 * GIGABIT,
+            uplink=Way(queue=port), member=Member(link=link),
+        )  # fmt: skip
+        result = simulate(scenario)
+        assert result.verified == receivers
+        assert result.data_last_s < share * size / port.rate_bytes_per_s

@@ -15,7 +15,7 @@ import random
 import pytest
 
 from protocol import limits
-from protocol.rate import TOLD_NS, RateControl, Sample, capacity
+from protocol.rate import NEAR_SHARE, TOLD_NS, RateControl, Sample, capacity
 
 MB = 1e6
 INTERVAL_NS = 200 * limits.MILLISECOND_NS
@@ -210,6 +210,36 @@ def test_after_a_flood_those_that_told_it_speak_first() -> None:
     control.observe(0, Sample(0.0, 0.0, 0.0, 0.0), now + 1)
     control.step(now + 1, interval_ns=10, measured_rate=cut)
     assert control.rate > cut
+
+
+def test_a_flood_is_open_until_somebody_says_what_became_of_it() -> None:
+    control = RateControl(start=750e6, ceiling=1250e6)
+    assert not control.flood_open
+    control.observe(0, Sample(0.8, 0.0, 0.0, 0.0), 1)
+    assert control.flood_open, "it was told, and not answered yet"
+    control.step(1, interval_ns=10, measured_rate=control.rate)
+    for now, loss, is_open in ((20, 0.6, True), (40, 0.6, True), (60, 0.01, False)):
+        assert control.flood_open
+        control.observe(0, Sample(loss, 0.0, 0.0, 0.0), now)
+        control.step(now, interval_ns=10, measured_rate=control.rate)
+        assert control.flood_open is is_open
+
+
+def test_noise_that_was_taken_for_a_limit_is_none_afterwards() -> None:
+    """A flood showed the limit, 99 MB/s; what the noise looked like was less. Near the true one, steps are small."""
+    control, now, rates = RateControl(start=750 * MB, ceiling=1250 * MB), 0, [0.0]
+    for step in range(30):
+        now += 3 * INTERVAL_NS
+        loss = 1 - 0.99 * 100 / 750 if step == 0 else 0.01
+        control.observe(0, Sample(loss, 0.0, 0.0, 0.0, 100_000), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+        if control.background:
+            rates.append(control.rate)
+    assert control.background == pytest.approx(0.01)
+    near = [rate / before for before, rate in itertools.pairwise(rates[1:]) if rate <= NEAR_SHARE * 99 * MB]
+    assert len(near) >= 3
+    assert max(near) < 1.031
+    assert control.rate > 300 * MB, "there is no other"
 
 
 def test_one_of_a_thousand_that_is_flooded_at_the_start_is_a_microburst() -> None:
