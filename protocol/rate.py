@@ -79,6 +79,10 @@ DOUBTFUL_SHARE = 0.02
 """Receivers that ask for a lower rate and cannot be believed yet keep it from growing only if they are more than this
 share of those that spoke: among two thousand, somebody always has a microburst."""
 
+PATIENCE = 3
+"""Steps in a row in which the rate neither grew nor fell, for a loss that might be the first of a flood, or is too
+little to be cut for: by then, a flood would have shown, and a link's own loss goes on for ever."""
+
 BACKGROUND_SLACK = 1.3
 """How far above the background loss must rise before it counts: samples of one interval scatter."""
 
@@ -249,6 +253,12 @@ class RateControl:
         """Loss that no cut removed: the link's own."""
         self._startup = True
         self._growth_share = GROWTH_SHARE
+        self._waited = 0
+        """Steps, since the rate was last changed, in which loss kept it from growing."""
+        self._patient = True
+        """Whether that was never for long in this search."""
+        self._probed: float | None = None
+        """The loss in spite of which the rate grew last, by a small step, to see what becomes of it."""
         self._last_limit = 0.0
         self._full: dict[int, float] = {}
         """Receivers whose queues were full, and the most that each got done since, as it was emptied too: their
@@ -353,6 +363,13 @@ class RateControl:
             self._grow(fresh, measured_rate, now)
         elif believed:
             self._cut(fresh, limit, loss, rate_before, interval_ns, now)
+        else:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Stay, because of a loss of which nothing is known yet."""
+        self._waited += 1
+        self._patient &= self._waited < PATIENCE
 
     def _judge(self, before: _Experiment, fresh: dict[int, _Track], loss: float, now: int) -> _Finding:
         """Return what is known by the worst loss after a cut.
@@ -417,15 +434,17 @@ class RateControl:
 
     def _grow(self, fresh: dict[int, _Track], measured_rate: float, now: int) -> None:
         """Go up, if nobody loses anything or is about full, and the rate is used."""
-        tolerated = self.background * BACKGROUND_SLACK + LOSS_LOW
-        losing = sum(
-            track.lasting_loss > tolerated if self._innocent else track.lasting(tolerated) for track in fresh.values()
-        )
-        if (
-            losing > _left_out(_new_count(fresh), len(fresh))
-            or measured_rate <= USED_SHARE * self.rate
-            or any(track.latest.pool_fill >= POOL_FILL_LOW for track in fresh.values())
+        if measured_rate <= USED_SHARE * self.rate or any(
+            track.latest.pool_fill >= POOL_FILL_LOW for track in fresh.values()
         ):
+            return
+        if self._losing(fresh) and not self._learn(fresh):
+            if self._waited < PATIENCE:
+                self._wait()
+            elif self.rate < self.ceiling:
+                self.rate = min(self.rate * (1 + GROWTH_SHARE), self.ceiling)
+                self._changed(now, 0)
+                self._probed = self._latest_loss(fresh)
             return
         grown = self.rate * (STARTUP_FACTOR if self._startup else 1 + self._growth_share)
         if grown > NEAR_SHARE * self._last_limit:
@@ -439,7 +458,27 @@ class RateControl:
         self.rate = grown
         self._changed(now, 0)
 
+    def _losing(self, fresh: dict[int, _Track]) -> bool:
+        """Whether somebody loses more than may be lost while the rate grows."""
+        tolerated = self.background * BACKGROUND_SLACK + LOSS_LOW
+        losing = sum(
+            track.lasting_loss > tolerated if self._innocent else track.lasting(tolerated) for track in fresh.values()
+        )
+        return losing > _left_out(_new_count(fresh), len(fresh))
+
+    def _learn(self, fresh: dict[int, _Track]) -> bool:
+        """Whether a small step just showed that what is lost is the link's own; if so, that is remembered.
+
+        A full link loses all that is sent more.
+        """
+        probed, self._probed = self._probed, None
+        if probed is None or self._latest_loss(fresh) > BACKGROUND_SLACK * probed:
+            return False
+        self.background = max(self.background, self._lasting_loss(fresh))
+        return True
+
     def _changed(self, now: int, hold_ns: int) -> None:
+        self._waited, self._probed = 0, None
         self._hold_until_ns = now + hold_ns
         self._changed_ns = now
         if hold_ns:
@@ -452,6 +491,7 @@ class RateControl:
         """The receivers that decide are others now: begin anew, with quick growth, from another rate."""
         self.rate = min(max(rate, self.floor), self.ceiling)
         self._startup, self._experiment = True, None
+        self._patient, self._waited, self._probed = True, 0, None
         self._full.clear()
         self._hold_until_ns = self._told_until_ns = 0
         self._tracks.clear()
@@ -459,7 +499,7 @@ class RateControl:
     @property
     def _innocent(self) -> bool:
         """Whether neither a limit nor noise was met yet: a single lost datagram may be the first of a flood."""
-        return self._startup and not self.background
+        return self._startup and self._patient and not self.background
 
     @property
     def tolerated(self) -> float:
@@ -473,7 +513,7 @@ class RateControl:
         self._doubtful_count = 0
         for index, track in tracks.items():
             sample = track.latest
-            worst = max(worst, sample.loss)
+            worst = max(worst, 0.0 if waits(sample) else sample.loss)
             capacity = self._capacity(sample)
             if capacity < self.rate:
                 certain = self._certain(track, sample)
@@ -492,6 +532,11 @@ class RateControl:
     def _lasting_loss(tracks: dict[int, _Track]) -> float:
         """Return the worst loss, the few left out that had one bad interval or may have had."""
         return _worst([track.lasting_loss for track in tracks.values()], _new_count(tracks))
+
+    @staticmethod
+    def _latest_loss(tracks: dict[int, _Track]) -> float:
+        """As ``_lasting_loss``, in the last interval alone: of all, the unluckiest."""
+        return _worst([track.latest.loss for track in tracks.values()], _new_count(tracks))
 
     def _flood(self, tracks: dict[int, _Track]) -> float:
         """Return the loss that is one if it is above ``FLOODED_LOSS``: lasting, or, at the start, seen once.

@@ -213,3 +213,18 @@ def test_a_start_that_floods_slow_links_costs_a_fleet_little_more_than_one_recei
         result = simulate(scenario)
         assert result.verified == receivers
         assert result.data_last_s < share * size / port.rate_bytes_per_s
+
+
+@pytest.mark.parametrize(("loss", "megabits", "megabytes"), [(0.003, 1000, 100), (0.01, 10, 4)])
+def test_a_search_passes_a_loss_of_which_it_learns_nothing(loss: float, megabits: int, megabytes: int) -> None:
+    """Too little for a cut, or too few datagrams to tell: it began at six tenths of the port, and stayed there."""
+    port = Queue(megabits * limits.MEGABIT, max(130_000, megabits * limits.MEGABIT // 20))
+    link = Way(loss=(Bernoulli(loss),), delay_ns=DELAY_NS, control_loss=loss, queue=port)
+    result = simulate(
+        Scenario(
+            receivers=16, size=megabytes * 1_000_000, rate=None, rate_start=0.6 * port.rate_bytes_per_s,
+            rate_ceiling=port.rate_bytes_per_s, uplink=Way(queue=port), member=Member(link=link),
+        )
+    )  # fmt: skip
+    assert result.verified == 16
+    assert result.data_last_s < 1.25 * megabytes * 1_000_000 / port.rate_bytes_per_s

@@ -453,15 +453,68 @@ def test_a_lasting_loss_does_keep_it_there() -> None:
     assert control.rate <= rate * 1.04
 
 
+def test_a_few_datagrams_that_chance_loses_do_not_end_a_search_before_its_first_cut() -> None:
+    """As above, and nothing is known of the noise yet: a single lost datagram might be the first of a flood."""
+    rng, control, now = random.Random(3), RateControl(start=0.3 * MB, ceiling=125 * MB), 0
+    for _step in range(120):
+        now += INTERVAL_NS
+        sent = int(control.rate / 1472 * 0.2)
+        for index in range(16):
+            lost = sum(rng.random() < 0.01 for _datagram in range(sent))
+            control.observe(index, Sample(lost / sent, 0.0, 0.0, 0.0, sent), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    assert control.rate == 125 * MB
+    assert 0.005 < control.background < 0.03, "of sixteen, what the unluckiest lost"
+
+
+@pytest.mark.parametrize("noise", [0.0025, 0.0045])
+def test_noise_that_is_too_little_for_a_cut_is_learned_by_going_on(noise: float) -> None:
+    control, now = RateControl(start=600 * MB, ceiling=1250 * MB), 0
+    for _step in range(16):
+        now += INTERVAL_NS
+        control.observe(0, Sample(noise, 0.0, 0.0, 0.0, 100_000), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    assert control.rate == control.ceiling
+    assert control.background == pytest.approx(noise)
+
+
+def test_a_little_that_a_full_link_loses_is_no_noise() -> None:
+    control, now = RateControl(start=100.3 * MB, ceiling=1250 * MB), 0
+    for _step in range(200):
+        now += 3 * INTERVAL_NS
+        control.observe(0, Sample(max(0.0, 1 - 100 * MB / control.rate), 0.0, 0.0, 0.0, 100_000), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+        assert 90 * MB < control.rate < 112 * MB
+    assert control.background == 0
+
+
 def test_a_full_queue_is_no_noise() -> None:
     """The first cut was for loss that stays, which is the link's own: but by then, the disk is what is waited for."""
     control, now = RateControl(start=750 * MB, ceiling=1250 * MB), 0
-    for fill in (0.05, 0.05, 0.5):
+    for fill, waiting in ((0.05, False), (0.05, False), (0.05, True), (0.05, True)):
         now += 3 * INTERVAL_NS
         control.observe(0, Sample(0.01, 0.0, fill, 50 * MB, 100_000), now)
+        if waiting:
+            control.observe(1, Sample(0.0, 0.0, 0.5, 50 * MB, 100_000), now)
         control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
     assert control.background == pytest.approx(0.01)
-    assert control.rate < 400 * MB
+    assert control.rate < 200 * MB
+
+
+def test_what_a_receiver_that_reads_late_seems_to_lose_is_no_noise() -> None:
+    """The link of 125 MB/s is clean, its disk is slow, and what it has not read yet looks lost."""
+    control, now = RateControl(start=100 * MB, ceiling=1250 * MB), 0
+    for _step in range(20):
+        now += 3 * INTERVAL_NS
+        control.observe(0, Sample(0.2, 0.0, 0.6, 50 * MB, 100_000), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    assert control.background == 0
+    for _step in range(100):
+        now += 3 * INTERVAL_NS
+        control.observe(0, Sample(max(0.0, 1 - 125 * MB / control.rate), 0.0, 0.0, 0.0, 100_000), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    assert control.background == 0
+    assert 110 * MB < control.rate < 140 * MB
 
 
 def test_what_a_host_cannot_hold_is_no_noise_of_anybody_s_link() -> None:
