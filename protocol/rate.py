@@ -416,10 +416,11 @@ class RateControl:
             lowest = min(lowest, limit)
         self.rate = max(self.floor, limit, lowest)
         self._last_limit = self.rate / CUT_MARGIN
-        # A little loss at the start may be the beginning of a flood, which must not go on unheard.
-        intervals = 1 if flood > FLOODED_LOSS or self._startup else 2
+        # A little loss at the start may be the beginning of a flood, which must not go on unheard; and after a flood,
+        # nobody is heard who still speaks of the time before the cut (``SenderFeedback``).
+        intervals = 0 if flood > FLOODED_LOSS else 1 if self._startup else 2
         self._startup = False
-        self._changed(now, intervals * interval_ns)
+        self._changed(now, max(1, intervals * interval_ns))
 
     def _passed(self, fresh: dict[int, _Track], flood: float) -> float:
         """Return the bytes per second that got through a flood."""

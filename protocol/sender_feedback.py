@@ -30,6 +30,9 @@ like what they lack is then repaired for the whole fleet, by the model, before t
 STORM_NS = 150 * limits.MILLISECOND_NS
 """What about the same time is: a backoff."""
 
+STORM_SHARE = 0.5
+"""Share of a window's slices that such a sample asks for, if the window went out like what they lack."""
+
 KNOWN_SHARE = 0.25
 KNOWN_ENOUGH = 50
 """So many receivers, or such a share of the fleet, are measured before less than the first surplus is sent."""
@@ -131,8 +134,9 @@ class SenderFeedback:
         self._correction = parity.Correction()
         self._slow = SlowReceivers()
         self._starting = control is not None
-        """Nobody has said yet that the first data passed."""
-        self._begun_ns = now
+        """Nobody has said yet that the first data passed, or the first after a flood."""
+        self._credit_sequence, self._credit_ns = 0, now
+        """What was handed out, and when, as the data began or the rate was last cut for a flood."""
         self._rate_step_ns = now
         self._sent_ns = now
         self._measured_rate = 0.0
@@ -189,10 +193,10 @@ class SenderFeedback:
     # DEVIATES RFC 5740 §5.5.2: no slow start: it costs a fast network more than it saves a slow one. The stream begins
     # at full pace, with no more than may be lost on the way before anybody can say so.
     def affordable(self, sequence: int, now: int) -> bool:
-        """Whether more data may be handed out after ``sequence`` datagrams: at the start, only so much at first."""
-        if self._starting and now - self._begun_ns >= limits.START_WAIT_NS:
+        """Whether more may be handed out after ``sequence`` datagrams: only so much at first, and after a flood."""
+        if self._starting and now - self._credit_ns >= limits.START_WAIT_NS:
             self._starting = False
-        return not self._starting or sequence * self._datagram_size < limits.START_CREDIT
+        return not self._starting or (sequence - self._credit_sequence) * self._datagram_size < limits.START_CREDIT
 
     def gathered(self, now: int) -> bool:
         """Whether repairs may go out: nobody's NACKs are being waited for."""
@@ -249,21 +253,22 @@ class SenderFeedback:
         self._observe_burst(message.burst, message.loss_ppm / 1e6, now)
         loss = message.loss_ppm / 1e6
         heard = message.symbols_received + message.lost_network
-        if 4 * heard * self._datagram_size >= limits.START_CREDIT:
-            self._starting = False
         earlier = 0 if before is None else before.symbols_received + before.lost_network
         # One bad interval is a queue or a pause, and not what repair symbols are for; a long one is no single moment,
         # and the first one is all that is known.
         believed = peer.lasting_loss is None or now - peer.reported_ns >= LONG_INTERVAL_NS
         if heard > earlier:
             self._note_loss(peer, loss if believed else min(loss, peer.loss), heard - earlier)
-        arrival_rate = math.inf
-        if before is not None and now - peer.reported_ns >= limits.START_REPORT_INTERVAL_MIN_NS // 2:
-            arrived = max(0, message.symbols_received - before.symbols_received) * self._datagram_size
-            arrival_rate = arrived * limits.SECOND_NS / (now - peer.reported_ns)
+        arrival_rate, since_ns = math.inf, self._credit_ns if before is None else peer.reported_ns
+        if now - since_ns >= limits.START_REPORT_INTERVAL_MIN_NS // 2:
+            arrived = max(0, message.symbols_received - (0 if before is None else before.symbols_received))
+            arrival_rate = arrived * self._datagram_size * limits.SECOND_NS / (now - since_ns)
         # A receiver that had no time reports late, and of the flood that is over: it cannot say what the cut ended. How
         # full it is, it does know.
         outdated = peer.reported_sequence < self._cut_sequence
+        passed = min(message.sequence, sequence) - self._credit_sequence
+        if not outdated and 4 * passed * self._datagram_size >= limits.START_CREDIT:
+            self._starting = False
         full = message.pool_fill_permille / 1e3 > rate.POOL_FILL_HIGH
         peer.loss, peer.reported_ns, peer.reported_sequence = loss, now, min(message.sequence, sequence)
         if self.control is not None and not peer.slow and (full or not outdated):
@@ -354,6 +359,8 @@ class SenderFeedback:
         for (of_object, end), window in self._windows.items():
             if of_object != object_id or window.repaired or end > self._asked_sequence:
                 continue
+            if len(window.asked) < STORM_SHARE * len(window.slices):
+                continue  # it went out before the storm
             whole = self._whole_surplus(k, len(window.slices), now)
             if whole > window.surplus:
                 window.repaired = True
@@ -464,7 +471,7 @@ class SenderFeedback:
 
     def begin_rate(self, now: int) -> None:
         """The data begins: the first control interval does, too."""
-        self._begun_ns = self._rate_step_ns = self._sent_ns = now
+        self._credit_ns = self._rate_step_ns = self._sent_ns = now
 
     def step_rate(self, sequence: int, sent_below: int, now: int) -> Verdict:
         """Decide about the rate, if a control interval has passed; returns whom the session goes without.
@@ -493,7 +500,8 @@ class SenderFeedback:
         floods = self.control.flood_count
         self.control.step(now, interval_ns=interval_ns, measured_rate=self._measured_rate)
         if self.control.flood_count != floods:
-            self._cut_sequence = sent_below
+            self._cut_sequence = self._credit_sequence = sent_below
+            self._credit_ns, self._starting = now, True
         return self._slow.step(
             self.control.limiting,
             self.control.rate,

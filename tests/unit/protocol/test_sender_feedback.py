@@ -225,6 +225,38 @@ def test_a_flood_is_answered_at_once_and_what_is_told_of_it_afterwards_does_not_
     assert desk.session.rate_bytes_per_s > cut
 
 
+def test_after_a_flood_so_much_goes_out_and_the_rest_when_somebody_has_heard_some() -> None:
+    desk = finding_desk()
+    window = 32 * 140 * (WIDE + wire.DATA_HEADER_SIZE)
+    before, sent = handed_out(desk), desk.session.sequence
+    desk.pass_time(20 * MS)
+    tell_of(desk, received=600, lost=5500, loss=0.9)
+    assert limits.START_CREDIT <= handed_out(desk) - before < limits.START_CREDIT + window
+    tell_of(desk, received=700, lost=sent + 4000, loss=0.9)
+    assert handed_out(desk) - before < limits.START_CREDIT + window, "half of that was lost before the rate was cut"
+    tell_of(desk, received=8000, lost=sent + 4000, loss=0.0)
+    assert handed_out(desk) > IMAGE_SLICES * 128 * WIDE
+
+
+def test_a_storm_is_answered_for_what_went_out_as_what_it_asks_for() -> None:
+    """A queue was full for the second half: the first half, of which little is lacking, needs no repair for all."""
+    desk = Desk(StartRule(receivers=9), repair_symbols=None, rate=1e9, window_slices=10)
+    for who in range(9):
+        desk.join(who)
+    desk.send_all()
+    for who in range(8):
+        items = np.array([(2, 1, 1), (10, 10, 3)], DEFICIT).tobytes()
+        desk.tell(messages.Nack(who, limits.OBJECT_IMAGE, desk.session.sequence, 0, 0, 250_000, items), who)
+    desk.pass_time(1)
+    repaired: dict[int, int] = {}
+    while (window := desk.session.poll_window(desk.now)) is not None:
+        repaired |= dict(zip(window.slices.tolist(), window.counts.tolist(), strict=True))
+    assert sorted(repaired) == [2, *range(10, 20)]
+    assert min(repaired[slice_index] for slice_index in range(10, 20)) > 4, (
+        "the model's answer, for those who are silent"
+    )
+
+
 @pytest.mark.parametrize("used", [True, False])
 def test_a_rate_is_used_where_what_was_handed_out_long_ago_is_still_leaving(used: bool) -> None:
     """Windows that were handed out at a high rate take minutes at the lowest, and no new one is asked for meanwhile."""
