@@ -129,6 +129,11 @@ class FleetLoss:
             self._surplus[key] = _smallest((self._counts * scale) @ _tails(needed))
         return self._surplus[key]
 
+    def asked_share(self, symbols: int, surplus: int) -> float:
+        """Return of how many slices, that went out with so much more, somebody who is counted here lacks any."""
+        expected = float(self._counts @ _tails(symbols)[:, min(surplus, limits.REPAIR_SYMBOLS_MAX)])
+        return -math.expm1(-expected)
+
     def repair_surplus(self, needed: int, symbols: int, surplus: int, receivers: int) -> int:
         """Return the surplus for a repair answer: those who lack the most are few, and the others need less.
 

@@ -116,6 +116,8 @@ class Sample:
     """Of how many datagrams this speaks."""
     arrival_rate: float = math.inf
     """Bytes per second that reached it, headers included; infinite where that is not known."""
+    current: bool = True
+    """Whether all of it was sent at the present rate."""
 
 
 def waits(sample: Sample) -> bool:
@@ -254,7 +256,8 @@ class RateControl:
         self._startup = True
         self._growth_share = GROWTH_SHARE
         self._waited = 0
-        """Steps, since the rate was last changed, in which loss kept it from growing."""
+        """Control intervals in a row in which loss kept the rate as it is."""
+        self._waited_ns = -1
         self._patient = True
         """Whether that was never for long in this search."""
         self._probed: float | None = None
@@ -318,10 +321,11 @@ class RateControl:
         fresh = {index: track for index, track in self._tracks.items() if track.at_ns > self._changed_ns}
         return bool(fresh) and self._flood(fresh) > max(FLOODED_LOSS, self.tolerated)
 
-    @property
-    def flood_open(self) -> bool:
-        """Whether there is a flood, or the rate was cut for one and nobody that told it has said what became of it."""
-        return self.flooded() or (self._experiment is not None and self._experiment.loss_before > FLOODED_LOSS)
+    def flood_left_ns(self, now: int) -> int:
+        """Return how long it is waited for what became of a flood that the rate was cut for; 0: no more, or known."""
+        if self._experiment is None or self._experiment.loss_before <= FLOODED_LOSS:
+            return 0
+        return max(0, self._experiment.until_ns - now)
 
     def step(self, now: int, *, interval_ns: int, measured_rate: float) -> None:
         """Decide once per control interval.
@@ -344,12 +348,15 @@ class RateControl:
         limit, loss, believed = self._limit(fresh)
         rate_before = self.rate
         if self._experiment is not None:
-            before, finding = self._experiment, self._judge(self._experiment, fresh, loss, now)
+            before = self._experiment
+            finding = self._judge(before, fresh, max(track.latest.loss for track in fresh.values()), now)
             if finding is _Finding.OPEN:
                 return
             self._experiment = None
             if finding is _Finding.NOISE:
-                self.background = max(self.background, loss)
+                # What a receiver with a full pool seems to lose may lie in its socket.
+                known = [track.latest.loss for track in fresh.values() if not waits(track.latest)]
+                self.background = max(self.background, max(known, default=before.loss_before))
                 if not any(waits(track.latest) for track in fresh.values()):
                     self.rate, self._last_limit = min(before.rate_before, self.ceiling), before.limit_before
                     self._changed(now, interval_ns)
@@ -360,16 +367,17 @@ class RateControl:
             if finding in (_Finding.NOISE, _Finding.INCOMPARABLE):
                 rate_before = before.rate_before
         if limit >= self.rate or (not believed and self._doubtful_count <= DOUBTFUL_SHARE * len(fresh)):
-            self._grow(fresh, measured_rate, now)
+            self._grow(fresh, measured_rate, interval_ns, now)
         elif believed:
             self._cut(fresh, limit, loss, rate_before, interval_ns, now)
         else:
-            self._wait()
+            self._wait(interval_ns, now)
 
-    def _wait(self) -> None:
+    def _wait(self, interval_ns: int, now: int) -> None:
         """Stay, because of a loss of which nothing is known yet."""
-        self._waited += 1
-        self._patient &= self._waited < PATIENCE
+        if now - self._waited_ns >= interval_ns:
+            self._waited, self._waited_ns = self._waited + 1, now
+            self._patient &= self._waited < PATIENCE
 
     def _judge(self, before: _Experiment, fresh: dict[int, _Track], loss: float, now: int) -> _Finding:
         """Return what is known by the worst loss after a cut.
@@ -433,19 +441,19 @@ class RateControl:
         )
         return min(passed, max(arrived, passed * ARRIVED_SHARE_MIN))
 
-    def _grow(self, fresh: dict[int, _Track], measured_rate: float, now: int) -> None:
+    def _grow(self, fresh: dict[int, _Track], measured_rate: float, interval_ns: int, now: int) -> None:
         """Go up, if nobody loses anything or is about full, and the rate is used."""
         if measured_rate <= USED_SHARE * self.rate or any(
             track.latest.pool_fill >= POOL_FILL_LOW for track in fresh.values()
         ):
+            self._waited = 0
             return
         if self._losing(fresh) and not self._learn(fresh):
-            if self._waited < PATIENCE:
-                self._wait()
-            elif self.rate < self.ceiling:
-                self.rate = min(self.rate * (1 + GROWTH_SHARE), self.ceiling)
+            if self._probed is None and self._waited >= PATIENCE and self.rate * (1 + GROWTH_SHARE) <= self.ceiling:
+                self.rate *= 1 + GROWTH_SHARE
                 self._changed(now, 0)
                 self._probed = self._latest_loss(fresh)
+            self._wait(interval_ns, now)
             return
         grown = self.rate * (STARTUP_FACTOR if self._startup else 1 + self._growth_share)
         if grown > NEAR_SHARE * self._last_limit:
@@ -470,12 +478,16 @@ class RateControl:
     def _learn(self, fresh: dict[int, _Track]) -> bool:
         """Whether a small step just showed that what is lost is the link's own; if so, that is remembered.
 
-        A full link loses all that is sent more.
+        A full link loses all that is sent more. More than ``LOSS_HIGH`` is for an experiment to find.
         """
-        probed, self._probed = self._probed, None
-        if probed is None or self._latest_loss(fresh) > BACKGROUND_SLACK * probed:
+        told = {index: track for index, track in fresh.items() if track.latest.current}
+        if self._probed is None or not told:
             return False
-        self.background = max(self.background, self._lasting_loss(fresh))
+        probed, self._probed = self._probed, None
+        loss = self._latest_loss(told)
+        if loss > min(BACKGROUND_SLACK * probed, LOSS_HIGH):
+            return False
+        self.background = max(self.background, self._lasting_loss(told))
         return True
 
     def _changed(self, now: int, hold_ns: int) -> None:

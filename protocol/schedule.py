@@ -27,10 +27,9 @@ from protocol.partition import Partition
 SurplusRule = Callable[[int, bool], int]
 """How many symbols to add for a slice of which somebody needs so many, and whether that is all of it."""
 
-_SKIP, _SHORT = 97, 16
-"""Positions that are skipped after an answer of so many symbols or fewer, once all of a slice was sent: a receiver may
-hold a run of what comes next, such as what a queue took in before it was full, and answer after answer would go for
-nothing."""
+_SHORT = 16
+"""After an answer of so many symbols or fewer, once all of a slice was sent, the next begins elsewhere: a receiver may
+hold a run of what comes next, such as what a queue took in before it was full, and answers would go for nothing."""
 
 _SCAN_BLOCK = 1 << 16
 """Slices looked at together while searching for the next need: bounds one poll to microseconds for any image."""
@@ -51,7 +50,7 @@ def window_slices(symbol_size: int) -> tuple[int, int]:
 @functools.cache
 def _step(count: int, points: int) -> int:
     """Return how far on the next answer begins, after one of ``count``: in time, at every point."""
-    step = count + _SKIP
+    step = count + 3 * points // 8
     while math.gcd(step, points) > 1:
         step += 1
     return step

@@ -31,7 +31,7 @@ STORM_NS = 150 * limits.MILLISECOND_NS
 """What about the same time is: a backoff."""
 
 STORM_SHARE = 0.5
-"""Share of a window's slices that such a sample asks for, if the window went out like what they lack."""
+"""Of what such a sample asks for by the model, if a window went out like what they lack, so much is asked for then."""
 
 KNOWN_SHARE = 0.25
 KNOWN_ENOUGH = 50
@@ -144,6 +144,8 @@ class SenderFeedback:
         """Data datagrams below it had left at ``_sent_ns``, and some of them not long before."""
         self._cut_sequence = 0
         """Datagrams below it went out before the rate was last cut for a flood."""
+        self._rate_sequence = 0
+        """Datagrams below it went out before the rate was last changed."""
         self._nack_count = 0
         self._valve_ns = now
         self._asked = {object_id: _Asked(each.partition.slice_count) for object_id, each in schedules.items()}
@@ -176,10 +178,9 @@ class SenderFeedback:
         """Loss up to which no receiver limits the rate, in [0, 1]."""
         return min(1.0, self.control.tolerated) if self.control is not None else 1.0
 
-    @property
-    def flood_open(self) -> bool:
+    def flood_open(self, now: int) -> bool:
         """Whether what goes out now may be lost like what went before."""
-        return self.control is not None and self.control.flood_open
+        return self.control is not None and self.control.flood_left_ns(now) > 0
 
     def report_below(self, now: int) -> float:
         """Bytes per second: a receiver that carries less says so out of turn; 0 where nobody need.
@@ -270,6 +271,7 @@ class SenderFeedback:
         if not outdated and 4 * passed * self._datagram_size >= limits.START_CREDIT:
             self._starting = False
         full = message.pool_fill_permille / 1e3 > rate.POOL_FILL_HIGH
+        begun = peer.reported_sequence
         peer.loss, peer.reported_ns, peer.reported_sequence = loss, now, min(message.sequence, sequence)
         if self.control is not None and not peer.slow and (full or not outdated):
             self.control.observe(
@@ -281,6 +283,7 @@ class SenderFeedback:
                     drain_rate=float(message.drain_rate),
                     datagrams=max(0, heard - earlier),
                     arrival_rate=arrival_rate,
+                    current=begun >= self._rate_sequence,
                 ),
                 now,
             )
@@ -359,9 +362,9 @@ class SenderFeedback:
         for (of_object, end), window in self._windows.items():
             if of_object != object_id or window.repaired or end > self._asked_sequence:
                 continue
-            if len(window.asked) < STORM_SHARE * len(window.slices):
-                continue  # it went out before the storm
             whole = self._whole_surplus(k, len(window.slices), now)
+            if len(window.asked) < STORM_SHARE * self._storm.asked_share(k, window.surplus) * len(window.slices):
+                continue  # it went out before the storm
             if whole > window.surplus:
                 window.repaired = True
                 # What was repaired meanwhile went out for those that had asked by then.
@@ -397,7 +400,7 @@ class SenderFeedback:
         # Loss beyond what is tolerated is a full queue, or else the link's own. While nobody knows, and the rate stays
         # what it was, what all will ask for may as well go out before they do; not into a flood.
         same_rate = self.control is not None and self.control.rate == self._storm_rate
-        if same_rate and not self.flood_open and self._storm.worst() > self.tolerated:
+        if same_rate and not self.flood_open(now) and self._storm.worst() > self.tolerated:
             modelled = max(modelled, self._storm.surplus(symbols, self._receivers))
         return min(max(modelled, self.bursts.symbols(window_slices, now)), limits.REPAIR_SYMBOLS_MAX)
 
@@ -497,8 +500,10 @@ class SenderFeedback:
             self._sent_below, self._sent_ns = sent_below, now
         elif sequence <= sent_below or self.control.rate * since_ns > SENT_TOGETHER * limits.SECOND_NS:
             self._measured_rate = 0.0
-        floods = self.control.flood_count
+        floods, rate_before = self.control.flood_count, self.control.rate
         self.control.step(now, interval_ns=interval_ns, measured_rate=self._measured_rate)
+        if self.control.rate != rate_before:
+            self._rate_sequence = sent_below
         if self.control.flood_count != floods:
             self._cut_sequence = self._credit_sequence = sent_below
             self._credit_ns, self._starting = now, True

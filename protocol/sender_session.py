@@ -159,7 +159,7 @@ class SenderSession:
         surplus = self._feedback.surplus(slices, now)
         for schedule in self.schedules.values():
             window = schedule.poll_window(
-                slices, self.sequence, surplus, wrap=gathered, repairs_last=self._feedback.flood_open
+                slices, self.sequence, surplus, wrap=gathered, repairs_last=self._feedback.flood_open(now)
             )
             if window is not None:
                 return self._account(window, now)

@@ -212,17 +212,15 @@ def test_after_a_flood_those_that_told_it_speak_first() -> None:
     assert control.rate > cut
 
 
-def test_a_flood_is_open_until_somebody_says_what_became_of_it() -> None:
+def test_a_flood_is_open_until_somebody_says_what_became_of_it_or_for_five_intervals() -> None:
     control = RateControl(start=750e6, ceiling=1250e6)
-    assert not control.flood_open
+    assert control.flood_left_ns(0) == 0
     control.observe(0, Sample(0.8, 0.0, 0.0, 0.0), 1)
-    assert control.flood_open, "it was told, and not answered yet"
     control.step(1, interval_ns=10, measured_rate=control.rate)
-    for now, loss, is_open in ((20, 0.6, True), (40, 0.6, True), (60, 0.01, False)):
-        assert control.flood_open
-        control.observe(0, Sample(loss, 0.0, 0.0, 0.0), now)
-        control.step(now, interval_ns=10, measured_rate=control.rate)
-        assert control.flood_open is is_open
+    assert [control.flood_left_ns(now) for now in (1, 31, 51, 1000)] == [50, 20, 0, 0]
+    control.observe(0, Sample(0.01, 0.0, 0.0, 0.0), 20)
+    control.step(20, interval_ns=10, measured_rate=control.rate)
+    assert control.flood_left_ns(20) == 0
 
 
 def test_noise_that_was_taken_for_a_limit_is_none_afterwards() -> None:
@@ -486,6 +484,27 @@ def test_a_little_that_a_full_link_loses_is_no_noise() -> None:
         control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
         assert 90 * MB < control.rate < 112 * MB
     assert control.background == 0
+
+
+def test_what_was_lost_before_a_small_step_says_nothing_of_it() -> None:
+    """Reports that come seldom speak of the time before, mostly; and of that time, they say the same again."""
+    control, now = RateControl(start=100.4 * MB, ceiling=1250 * MB), 0
+    for _step in range(60):
+        now += INTERVAL_NS
+        control.observe(0, Sample(0.004, 0.0, 0.0, 0.0, 100_000, current=False), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    assert control.background == 0
+    assert control.rate < 104 * MB
+
+
+def test_a_full_queue_that_hides_noise_does_not_hide_it_from_an_experiment() -> None:
+    control, now = RateControl(start=750 * MB, ceiling=1250 * MB), 0
+    for fill in (0.05, 0.05, 0.5):
+        now += 3 * INTERVAL_NS
+        control.observe(0, Sample(0.01, 0.0, fill, 50 * MB, 100_000), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    assert control.background == pytest.approx(0.01)
+    assert control.rate < 400 * MB
 
 
 def test_a_full_queue_is_no_noise() -> None:
