@@ -80,8 +80,8 @@ DOUBTFUL_SHARE = 0.02
 share of those that spoke: among two thousand, somebody always has a microburst."""
 
 PATIENCE = 3
-"""Steps in a row in which the rate neither grew nor fell, for a loss that might be the first of a flood, or is too
-little to be cut for: by then, a flood would have shown, and a link's own loss goes on for ever."""
+"""Control intervals in a row in which the rate neither grew nor fell, for a loss that might be the first of a flood, or
+is too little to be cut for: by then, a flood would have shown, and a link's own loss goes on for ever."""
 
 BACKGROUND_SLACK = 1.3
 """How far above the background loss must rise before it counts: samples of one interval scatter."""
@@ -258,6 +258,7 @@ class RateControl:
         self._waited = 0
         """Control intervals in a row in which loss kept the rate as it is."""
         self._waited_ns = -1
+        """When the last of them was counted."""
         self._patient = True
         """Whether that was never for long in this search."""
         self._probed: float | None = None
@@ -321,11 +322,10 @@ class RateControl:
         fresh = {index: track for index, track in self._tracks.items() if track.at_ns > self._changed_ns}
         return bool(fresh) and self._flood(fresh) > max(FLOODED_LOSS, self.tolerated)
 
-    def flood_left_ns(self, now: int) -> int:
-        """Return how long it is waited for what became of a flood that the rate was cut for; 0: no more, or known."""
-        if self._experiment is None or self._experiment.loss_before <= FLOODED_LOSS:
-            return 0
-        return max(0, self._experiment.until_ns - now)
+    def flood_open(self, now: int) -> bool:
+        """Whether the rate was cut for a flood, and it is still waited for what became of that."""
+        experiment = self._experiment
+        return experiment is not None and experiment.loss_before > FLOODED_LOSS and now < experiment.until_ns
 
     def step(self, now: int, *, interval_ns: int, measured_rate: float) -> None:
         """Decide once per control interval.
@@ -453,7 +453,8 @@ class RateControl:
                 self.rate *= 1 + GROWTH_SHARE
                 self._changed(now, 0)
                 self._probed = self._latest_loss(fresh)
-            self._wait(interval_ns, now)
+            else:
+                self._wait(interval_ns, now)
             return
         grown = self.rate * (STARTUP_FACTOR if self._startup else 1 + self._growth_share)
         if grown > NEAR_SHARE * self._last_limit:

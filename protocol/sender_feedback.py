@@ -135,8 +135,8 @@ class SenderFeedback:
         self._slow = SlowReceivers()
         self._starting = control is not None
         """Nobody has said yet that the first data passed, or the first after a flood."""
-        self._credit_sequence, self._credit_ns = 0, now
-        """What was handed out, and when, as the data began or the rate was last cut for a flood."""
+        self._credit_ns = now
+        """When the data began, or the rate was last cut for a flood."""
         self._rate_step_ns = now
         self._sent_ns = now
         self._measured_rate = 0.0
@@ -180,7 +180,7 @@ class SenderFeedback:
 
     def flood_open(self, now: int) -> bool:
         """Whether what goes out now may be lost like what went before."""
-        return self.control is not None and self.control.flood_left_ns(now) > 0
+        return self.control is not None and self.control.flood_open(now)
 
     def report_below(self, now: int) -> float:
         """Bytes per second: a receiver that carries less says so out of turn; 0 where nobody need.
@@ -197,7 +197,7 @@ class SenderFeedback:
         """Whether more may be handed out after ``sequence`` datagrams: only so much at first, and after a flood."""
         if self._starting and now - self._credit_ns >= limits.START_WAIT_NS:
             self._starting = False
-        return not self._starting or (sequence - self._credit_sequence) * self._datagram_size < limits.START_CREDIT
+        return not self._starting or (sequence - self._cut_sequence) * self._datagram_size < limits.START_CREDIT
 
     def gathered(self, now: int) -> bool:
         """Whether repairs may go out: nobody's NACKs are being waited for."""
@@ -266,12 +266,12 @@ class SenderFeedback:
             arrival_rate = arrived * self._datagram_size * limits.SECOND_NS / (now - since_ns)
         # A receiver that had no time reports late, and of the flood that is over: it cannot say what the cut ended. How
         # full it is, it does know.
-        outdated = peer.reported_sequence < self._cut_sequence
-        passed = min(message.sequence, sequence) - self._credit_sequence
+        begun = peer.reported_sequence
+        outdated = begun < self._cut_sequence
+        passed = min(message.sequence, sequence) - self._cut_sequence
         if not outdated and 4 * passed * self._datagram_size >= limits.START_CREDIT:
             self._starting = False
         full = message.pool_fill_permille / 1e3 > rate.POOL_FILL_HIGH
-        begun = peer.reported_sequence
         peer.loss, peer.reported_ns, peer.reported_sequence = loss, now, min(message.sequence, sequence)
         if self.control is not None and not peer.slow and (full or not outdated):
             self.control.observe(
@@ -362,9 +362,9 @@ class SenderFeedback:
         for (of_object, end), window in self._windows.items():
             if of_object != object_id or window.repaired or end > self._asked_sequence:
                 continue
-            whole = self._whole_surplus(k, len(window.slices), now)
             if len(window.asked) < STORM_SHARE * self._storm.asked_share(k, window.surplus) * len(window.slices):
                 continue  # it went out before the storm
+            whole = self._whole_surplus(k, len(window.slices), now)
             if whole > window.surplus:
                 window.repaired = True
                 # What was repaired meanwhile went out for those that had asked by then.
@@ -505,7 +505,7 @@ class SenderFeedback:
         if self.control.rate != rate_before:
             self._rate_sequence = sent_below
         if self.control.flood_count != floods:
-            self._cut_sequence = self._credit_sequence = sent_below
+            self._cut_sequence = sent_below
             self._credit_ns, self._starting = now, True
         return self._slow.step(
             self.control.limiting,

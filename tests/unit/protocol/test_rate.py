@@ -214,13 +214,13 @@ def test_after_a_flood_those_that_told_it_speak_first() -> None:
 
 def test_a_flood_is_open_until_somebody_says_what_became_of_it_or_for_five_intervals() -> None:
     control = RateControl(start=750e6, ceiling=1250e6)
-    assert control.flood_left_ns(0) == 0
+    assert not control.flood_open(0)
     control.observe(0, Sample(0.8, 0.0, 0.0, 0.0), 1)
     control.step(1, interval_ns=10, measured_rate=control.rate)
-    assert [control.flood_left_ns(now) for now in (1, 31, 51, 1000)] == [50, 20, 0, 0]
+    assert [control.flood_open(now) for now in (1, 50, 51, 1000)] == [True, True, False, False]
     control.observe(0, Sample(0.01, 0.0, 0.0, 0.0), 20)
     control.step(20, interval_ns=10, measured_rate=control.rate)
-    assert control.flood_left_ns(20) == 0
+    assert not control.flood_open(20)
 
 
 def test_noise_that_was_taken_for_a_limit_is_none_afterwards() -> None:
