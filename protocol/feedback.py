@@ -14,6 +14,9 @@ from protocol import limits
 SMALL_GROUP = 32
 """Up to so many receivers the backoff shrinks with the group: their messages fit into one round trip anyway."""
 
+CLOCK_DRIFT = 200e-6
+"""By which one of two clocks may be faster: twice what their crystals are allowed, each."""
+
 
 def backoff_ns(rng: random.Random, grtt_ns: int, receivers: int, feedback_scale: int) -> int:
     """Draw how long to wait before a NACK: truncated exponential, most receivers long, a few short.
@@ -105,3 +108,24 @@ class GroupRoundTrip:
                 self.value_ns = max(self._interval_max_ns, self.value_ns * 9 // 10, limits.GRTT_MIN_NS)
             self._interval_max_ns = 0
             self._interval_end_ns = now + interval_ns
+
+
+class QueueDelay:
+    """How much longer the newest datagram took than the quickest one: what stands in queues before this receiver."""
+
+    def __init__(self) -> None:
+        self.value_ns = 0
+        self._least_us: float | None = None
+        """The least that one took, by two clocks that do not know each other."""
+        self._heard_ns = 0
+
+    def observe(self, sent_us: int, now: int) -> None:
+        """Take into account what came now and says when it was sent, by the sender's clock modulo 2**32."""
+        took_us = now / limits.MICROSECOND_NS - sent_us
+        least_us = took_us if self._least_us is None else self._least_us
+        # One clock may be the faster one; and a queue that never drains is part of the group's round trip by then.
+        least_us += (now - self._heard_ns) * CLOCK_DRIFT / limits.MICROSECOND_NS
+        more_us = (took_us - least_us + (1 << 31)) % (1 << 32) - (1 << 31)
+        self._least_us = took_us if more_us < 0 else least_us
+        self.value_ns = min(int(max(more_us, 0.0) * limits.MICROSECOND_NS), limits.GRTT_MAX_NS)
+        self._heard_ns = now

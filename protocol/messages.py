@@ -159,7 +159,7 @@ class Nack(Message, frozen=True, array_like=True, tag=9):
     echo_us: U32
     hold_us: U32
     loss_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-    """Network loss over the last report interval."""
+    """Network loss from ``since`` to ``sequence``."""
     items: Annotated[bytes, msgspec.Meta(max_length=limits.NACK_ITEMS_MAX * 9)]
     """``deficits.DEFICIT`` records."""
     burst: U32 = 0
@@ -180,7 +180,7 @@ class Report(Message, frozen=True, array_like=True, tag=10):
     loss_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
     """Network loss over the last report interval."""
     overrun_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-    """Loss in this host (socket buffer, slice pool) over the last report interval."""
+    """Loss in this host (socket buffer, slice pool), likewise."""
     pool_fill_permille: Annotated[int, msgspec.Meta(ge=0, le=1000)]
     """How full this receiver is: the fuller of its slice pool (waiting for its disk) and its socket buffer."""
     drain_rate: U63
@@ -194,7 +194,9 @@ class Report(Message, frozen=True, array_like=True, tag=10):
     burst: U32 = 0
     """Most datagrams lost in a row since the last REPORT or NACK."""
     sequence: Sequence = 0
-    """Sequence number after the newest data datagram heard: up to where in the stream this speaks."""
+    """Up to where in the stream ``loss_ppm`` and ``overrun_ppm`` speak: the number after the newest data datagram."""
+    since: Sequence = 0
+    """From where on."""
 
 
 class Done(Message, frozen=True, array_like=True, tag=11):
@@ -242,6 +244,8 @@ class FeedbackAdvice(Message, frozen=True, array_like=True, tag=15):
     """Loss that is no reason to slow down: a receiver with more than that limits the rate."""
     report_below: U63
     """Bytes per second: who limits the rate to less than this says so, out of turn; 0: nobody."""
+    since: Sequence = 0
+    """Sequence number from which ``rate`` holds, or a higher one: what was lost before says nothing of it."""
 
 
 AnyMessage = (

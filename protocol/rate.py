@@ -349,13 +349,14 @@ class RateControl:
         rate_before = self.rate
         if self._experiment is not None:
             before = self._experiment
-            finding = self._judge(before, fresh, max(track.latest.loss for track in fresh.values()), now)
+            told = {index: track for index, track in fresh.items() if track.latest.current}
+            finding = self._judge(before, told, now)
             if finding is _Finding.OPEN:
                 return
             self._experiment = None
             if finding is _Finding.NOISE:
                 # What a receiver with a full pool seems to lose may lie in its socket.
-                known = [track.latest.loss for track in fresh.values() if not waits(track.latest)]
+                known = [track.latest.loss for track in told.values() if not waits(track.latest)]
                 self.background = max(self.background, max(known, default=before.loss_before))
                 if not any(waits(track.latest) for track in fresh.values()):
                     self.rate, self._last_limit = min(before.rate_before, self.ceiling), before.limit_before
@@ -379,16 +380,18 @@ class RateControl:
             self._waited, self._waited_ns = self._waited + 1, now
             self._patient &= self._waited < PATIENCE
 
-    def _judge(self, before: _Experiment, fresh: dict[int, _Track], loss: float, now: int) -> _Finding:
-        """Return what is known by the worst loss after a cut.
+    def _judge(self, before: _Experiment, told: dict[int, _Track], now: int) -> _Finding:
+        """Return what is known by the worst loss after a cut, as ``told`` of the time after it alone.
 
         Only one interval is needed here: the question is whether the same loss is still there. A link that was far too
         full is still too full after one cut, but loses less, and how much less is known exactly.
         """
         flood_before = before.loss_before > FLOODED_LOSS
-        waiting = now < before.until_ns and before.suspects and before.suspects.isdisjoint(fresh)
-        if waiting and self._flood(fresh) <= FLOODED_LOSS:
+        unheard = not told or (before.suspects and before.suspects.isdisjoint(told))
+        if unheard and now < before.until_ns and not (told and self._flood(told) > FLOODED_LOSS):
             return _Finding.OPEN
+        # Whoever still loses that much would have spoken by now, out of turn if need be.
+        loss = max((track.latest.loss for track in told.values()), default=0.0)
         still_full = max(0.0, 1.0 - (1.0 - before.loss_before) * before.rate_cut / self.rate)
         noise = max(BACKGROUND_SHARE * before.loss_before, (still_full + before.loss_before) / 2)
         if flood_before:

@@ -53,6 +53,7 @@ class ReceiverFeedback:
         self._echo_us = 0
         self._echo_ns = now
         self._grtt_ns = limits.GRTT_START_NS
+        self._queue_delay = feedback.QueueDelay()
         self._receivers = 1
         self._feedback_scale = 1
         self._advice: messages.FeedbackAdvice | None = None
@@ -122,6 +123,7 @@ class ReceiverFeedback:
         """Something came that tells when it was sent."""
         if sent_us:
             self._echo_us, self._echo_ns = sent_us, now
+            self._queue_delay.observe(sent_us, now)
 
     def data_came(self, sent_us: int, now: int) -> None:
         """Symbols came: look soon whether some are lacking."""
@@ -192,9 +194,17 @@ class ReceiverFeedback:
 
     # --- asking ---------------------------------------------------------------------------------------------------
 
+    @property
+    def _round_trip_ns(self) -> int:
+        """How long a word of the group takes to be heard, and to be answered.
+
+        A queue that has just filled is in no advice yet, for that stands in it.
+        """
+        return max(self._grtt_ns, self._queue_delay.value_ns)
+
     def _hold_off_ns(self) -> int:
         """How long an unanswered request is left alone (RFC 5740 §5.3: (K + 2) * GRTT)."""
-        hold_ns = (limits.BACKOFF_FACTOR + 2) * self._grtt_ns * self._feedback_scale
+        hold_ns = (limits.BACKOFF_FACTOR + 2) * self._round_trip_ns * self._feedback_scale
         return min(hold_ns, limits.HOLD_OFF_MAX_NS)
 
     # DEVIATES RFC 5740 §5.3: a NACK cycle begins when a window has passed, not at an object or block boundary, and it
@@ -217,7 +227,7 @@ class ReceiverFeedback:
 
     def _back_off(self, lacking: dict[int, Int64Array], now: int) -> None:
         """Begin to wait for somebody else to ask for these slices, by object."""
-        delay_ns = feedback.backoff_ns(self._rng, self._grtt_ns, self._receivers, self._feedback_scale)
+        delay_ns = feedback.backoff_ns(self._rng, self._round_trip_ns, self._receivers, self._feedback_scale)
         self._due[Timer.NACK], self._backed_off = now + delay_ns, lacking
 
     def _asked_objects(self) -> list[ReceiverObject]:
@@ -321,6 +331,8 @@ class ReceiverFeedback:
         if rate.lost(sample) < rate.TELLING_LOST and not rate.waits(sample):
             sample = dataclasses.replace(sample, loss=0.0, overrun=0.0)
         carried = rate.capacity(sample, float(advice.rate), advice.tolerated_ppm / 1e6)
+        if self._since(measured) < advice.since and not rate.waits(sample):
+            carried = None  # lost at a higher rate, which was lowered for it
         if carried is None or not (self._limiting or carried < advice.report_below):
             self._due.pop(Timer.URGENT, None)
             self._limiting, self._urgent = False, None
@@ -330,7 +342,7 @@ class ReceiverFeedback:
             # One interval is not believed: whoever spoke for the others goes on to do so.
             self._due[Timer.URGENT] = now + self._rng.randrange(limits.REPORT_URGENT_NS // 2)
         elif Timer.URGENT not in self._due:
-            delay_ns = feedback.backoff_ns(self._rng, self._grtt_ns, self._receivers, self._feedback_scale)
+            delay_ns = feedback.backoff_ns(self._rng, self._round_trip_ns, self._receivers, self._feedback_scale)
             self._due[Timer.URGENT] = now + delay_ns
 
     def _urgent_report(self, now: int) -> messages.Report:
@@ -343,6 +355,8 @@ class ReceiverFeedback:
         assert self._receiver_index is not None
         reception = self._reception
         self._loss_ppm = measured.loss_ppm
+        # What is told out of turn was measured a while ago; where in the stream, the sender has to know.
+        since = self._since(measured)
         return messages.Report(
             receiver_index=self._receiver_index,
             echo_us=self._echo(),
@@ -358,8 +372,13 @@ class ReceiverFeedback:
             finishing=self.complete,
             checking=reception.checking,
             burst=reception.take_burst(),
-            sequence=_sayable(reception.highest),
+            sequence=_sayable(since + measured.datagrams),
+            since=_sayable(since),
         )
+
+    def _since(self, measured: Measured) -> int:
+        """Return the sequence number at which that began."""
+        return self._reception.highest - self._reception.datagrams_expected + measured.expected
 
     def _measure(self, interval: ReportInterval, now: int) -> Measured:
         reception, counters = self._reception, self._reception.counters

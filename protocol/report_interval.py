@@ -20,6 +20,8 @@ class Measured:
     loss_ppm: int
     overrun_ppm: int
     drain_rate: int
+    expected: int
+    """How many had been sent before."""
     datagrams: int
     """How many were sent meanwhile."""
 
@@ -53,7 +55,7 @@ class ReportInterval:
         The kernel drops at the tail of a queue, whose gap is seen only when the queue has been read: drops wait in
         ``_unexplained`` until the gap they made comes by, and are never mistaken for loss in the network.
         """
-        sent = expected - self._expected
+        before, sent = self._expected, expected - self._expected
         lost = max(0, sent - (received - self._received))
         self._unexplained += dropped - self._dropped
         host = min(lost, self._unexplained)
@@ -66,10 +68,11 @@ class ReportInterval:
         self._begun_ns, self._stream_bytes = now, stream_bytes
         self._expected, self._received, self._dropped, self._pool_full = expected, received, dropped, pool_full
         if sent <= 0:
-            return Measured(0, 0, int(self._drain_rate), 0)
+            return Measured(0, 0, int(self._drain_rate), expected, 0)
         return Measured(
             loss_ppm=min(1_000_000, (lost - host) * 1_000_000 // sent),
             overrun_ppm=min(1_000_000, overrun * 1_000_000 // sent),
             drain_rate=int(self._drain_rate),
+            expected=before,
             datagrams=sent,
         )

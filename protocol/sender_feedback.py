@@ -96,6 +96,33 @@ class _Asked:
         return slices, deficits
 
 
+class _UnderWay:
+    """What was asked for of late while its symbols were on their way to whoever asked, and how often."""
+
+    def __init__(self, slice_count: int) -> None:
+        self._asked = _Asked(slice_count)
+        self._count = 0
+        self._since_ns = 0
+
+    @property
+    def many(self) -> bool:
+        """Whether more ask than the sender wants to hear, and the rest of the fleet is about to."""
+        return self._count * limits.SECOND_NS > limits.NACK_PER_S * STORM_NS
+
+    def add(self, slices: Int64Array, deficits: Int64Array, now: int) -> None:
+        """Note one receiver's deficits of slices, ascending."""
+        if now - self._since_ns > STORM_NS:
+            self._asked.take()
+            self._count, self._since_ns = 0, now
+        self._asked.add(slices, deficits)
+        self._count += 1
+
+    def take(self) -> tuple[Int64Array, Int64Array]:
+        """Return ``(slices, deficits)``, both ``int64[n]``, and begin anew."""
+        self._count = 0
+        return self._asked.take()
+
+
 class SenderFeedback:
     """See the module's docstring."""
 
@@ -146,9 +173,12 @@ class SenderFeedback:
         """Datagrams below it went out before the rate was last cut for a flood."""
         self._rate_sequence = 0
         """Datagrams below it went out before the rate was last changed."""
+        self.lowered_sequence = 0
+        """Datagrams below it went out before the rate was last lowered."""
         self._nack_count = 0
         self._valve_ns = now
         self._asked = {object_id: _Asked(each.partition.slice_count) for object_id, each in schedules.items()}
+        self._under_way = {object_id: _UnderWay(each.partition.slice_count) for object_id, each in schedules.items()}
         self._speakers: dict[int, dict[int, tuple[int, float]]] = {object_id: {} for object_id in schedules}
         """Object → receiver → ``(instant, loss)`` of its last NACK."""
         self._storm = parity.FleetLoss()
@@ -221,6 +251,8 @@ class SenderFeedback:
         if peer.slow:
             return False
         slices, counted = schedule.request(*deficits, message.sequence)
+        if self._fleet.live_count > 1 and len(slices) < len(deficits[0]):
+            self._note_under_way(message, *deficits, now)
         if not len(slices):
             return False
         # What is lacking whole was not there, or had no memory for it: no surplus would have helped.
@@ -247,6 +279,14 @@ class SenderFeedback:
                 self.gather_until_ns = now
         return True
 
+    def _note_under_way(self, message: messages.Nack, slices: Int64Array, deficits: Int64Array, now: int) -> None:
+        """Note what was asked for and is laid out already: many who do that had no word of it, nor have the others."""
+        under_way = self._schedules[message.object_id].ends(slices) > message.sequence
+        item = self._under_way[message.object_id]
+        item.add(slices[under_way], deficits[under_way], now)
+        if item.many:
+            self.gather_until_ns = now
+
     def take_report(self, peer: Peer, message: messages.Report, sequence: int, now: int) -> None:
         """Take in how a live receiver fares; ``sequence`` is the number of the next data datagram."""
         before, peer.report = peer.report, message
@@ -264,15 +304,14 @@ class SenderFeedback:
         if now - since_ns >= limits.START_REPORT_INTERVAL_MIN_NS // 2:
             arrived = max(0, message.symbols_received - (0 if before is None else before.symbols_received))
             arrival_rate = arrived * self._datagram_size * limits.SECOND_NS / (now - since_ns)
-        # A receiver that had no time reports late, and of the flood that is over: it cannot say what the cut ended. How
-        # full it is, it does know.
-        begun = peer.reported_sequence
-        outdated = begun < self._cut_sequence
-        passed = min(message.sequence, sequence) - self._cut_sequence
-        if not outdated and 4 * passed * self._datagram_size >= limits.START_CREDIT:
+        # A receiver that had no time reports late, and of the flood that is over: it cannot say what the cut ended. Nor
+        # is one and the same loss told twice, out of turn and in turn, a loss that lasts. How full it is, it does know.
+        begun, ended = min(message.since, sequence), min(message.sequence, sequence)
+        outdated = begun < max(self._cut_sequence, peer.reported_sequence)
+        if not outdated and 4 * (ended - self._cut_sequence) * self._datagram_size >= limits.START_CREDIT:
             self._starting = False
         full = message.pool_fill_permille / 1e3 > rate.POOL_FILL_HIGH
-        peer.loss, peer.reported_ns, peer.reported_sequence = loss, now, min(message.sequence, sequence)
+        peer.loss, peer.reported_ns, peer.reported_sequence = loss, now, ended
         if self.control is not None and not peer.slow and (full or not outdated):
             self.control.observe(
                 peer.index,
@@ -281,7 +320,7 @@ class SenderFeedback:
                     overrun=message.overrun_ppm / 1e6,
                     pool_fill=message.pool_fill_permille / 1e3,
                     drain_rate=float(message.drain_rate),
-                    datagrams=max(0, heard - earlier),
+                    datagrams=max(0, ended - begun),
                     arrival_rate=arrival_rate,
                     current=begun >= self._rate_sequence,
                 ),
@@ -339,13 +378,21 @@ class SenderFeedback:
             # What went out while NACKs were gathered is on its way or has arrived; whoever still lacks some then must
             # not wait for more of it.
             due = self._schedules[object_id].needed(slices)
-            slices, deficits = slices[due], deficits[due]
-            for _datagram in range(ADVICE_DATAGRAMS_MAX):
-                if len(slices):
-                    items, covered = encode_deficits(slices, deficits)
-                    slices, deficits = slices[covered:], deficits[covered:]
-                    told.append(messages.RepairAdvice(object_id, items, min(sequence, limits.SEQUENCE_MAX - 1)))
+            told += _advice(object_id, slices[due], deficits[due], sequence)
+            told += self._advice_under_way(object_id)
         return told
+
+    def _advice_under_way(self, object_id: int) -> list[messages.RepairAdvice]:
+        """Return advice on what is laid out already, to be waited for until it has passed."""
+        item = self._under_way[object_id]
+        if not item.many:
+            return []
+        slices, deficits = item.take()
+        ends = self._schedules[object_id].ends(slices)
+        told: list[messages.RepairAdvice] = []
+        for end in np.unique(ends).tolist():
+            told += _advice(object_id, slices[ends == end], deficits[ends == end], end)
+        return told[-ADVICE_DATAGRAMS_MAX:]
 
     def _take_storm(self, speakers: list[tuple[int, float]]) -> None:
         """Note what those that ask lose, ``(receiver, loss)``: most of the fleet will, at this rate."""
@@ -504,6 +551,8 @@ class SenderFeedback:
         self.control.step(now, interval_ns=interval_ns, measured_rate=self._measured_rate)
         if self.control.rate != rate_before:
             self._rate_sequence = sent_below
+        if self.control.rate < rate_before:
+            self.lowered_sequence = sent_below
         if self.control.flood_count != floods:
             self._cut_sequence = sent_below
             self._credit_ns, self._starting = now, True
@@ -531,6 +580,16 @@ class SenderFeedback:
         elif per_s < limits.NACK_PER_S / 4:
             self.feedback_scale = max(1, self.feedback_scale // 2)
         self._nack_count, self._valve_ns = 0, now
+
+
+def _advice(object_id: int, slices: Int64Array, deficits: Int64Array, sequence: int) -> list[messages.RepairAdvice]:
+    """Return the advice to wait for these until the stream has come to ``sequence``, so many datagrams at most."""
+    told: list[messages.RepairAdvice] = []
+    while len(slices) and len(told) < ADVICE_DATAGRAMS_MAX:
+        items, covered = encode_deficits(slices, deficits)
+        slices, deficits = slices[covered:], deficits[covered:]
+        told.append(messages.RepairAdvice(object_id, items, min(sequence, limits.SEQUENCE_MAX - 1)))
+    return told
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -152,6 +152,7 @@ class SenderNotices:
             rate=int(standing.rate_bytes_per_s),
             tolerated_ppm=int(self._measures.tolerated * 1e6),
             report_below=int(self._measures.report_below(now)),
+            since=self._measures.lowered_sequence,
         )
         self._outbox.say(Destination.GROUP, self._advised)
 

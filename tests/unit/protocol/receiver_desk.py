@@ -72,12 +72,13 @@ class Desk:
         )  # fmt: skip
         self.advise()
 
-    def advise(self, rate: int = 1, tolerated_ppm: int = 5000, report_below: int = 0) -> None:
+    def advise(self, rate: int = 1, tolerated_ppm: int = 5000, report_below: int = 0, since: int = 0) -> None:
         self.tell(
             messages.FeedbackAdvice(
-                10_000, self.receivers, self.feedback_scale, self.report_interval_ms, rate, tolerated_ppm, report_below
+                10_000, self.receivers, self.feedback_scale, self.report_interval_ms, rate, tolerated_ppm, report_below,
+                since,
             )
-        )
+        )  # fmt: skip
 
     def window(
         self, object_id: int, slices: list[int], esis: list[int], lose: tuple[tuple[int, int], ...] = ()

@@ -1,4 +1,4 @@
-"""Goal: backoffs have RFC 5401's distribution and bounds; GRTT rises at once and falls slowly.
+"""Goal: backoffs have RFC 5401's distribution and bounds; GRTT rises at once and falls slowly; a queue shows.
 
 Method: many draws from a seeded generator against the closed form of the distribution.
 """
@@ -11,7 +11,7 @@ import random
 import pytest
 
 from protocol import limits
-from protocol.feedback import SMALL_GROUP, GroupRoundTrip, backoff_ns
+from protocol.feedback import SMALL_GROUP, GroupRoundTrip, QueueDelay, backoff_ns
 
 GRTT = 20 * limits.MILLISECOND_NS
 LONGEST = limits.BACKOFF_FACTOR * GRTT
@@ -76,3 +76,30 @@ def test_grtt_stays_within_its_limits() -> None:
     for now in range(1, 500):
         grtt.observe(0, now, 1)
     assert grtt.value_ns == limits.GRTT_MIN_NS
+
+
+@pytest.mark.parametrize("clocks_apart_us", [0, 5_000_000, (1 << 32) - 40_000])
+def test_a_queue_is_seen_by_how_much_longer_the_newest_took_than_the_quickest(clocks_apart_us: int) -> None:
+    """The clocks need not agree, and the sender's count of microseconds begins anew every 71 minutes."""
+    delay, now = QueueDelay(), 90 * limits.SECOND_NS
+    for waited_ms, seen_ms in [(7, 0), (2, 0), (2, 0), (52, 50), (90, 88), (2, 0), (1, 0), (3, 2)]:
+        now += limits.MILLISECOND_NS
+        sent_us = (now // limits.MICROSECOND_NS - 1000 * waited_ms + clocks_apart_us) & 0xFFFFFFFF
+        delay.observe(sent_us, now)
+        assert delay.value_ns / limits.MILLISECOND_NS == pytest.approx(seen_ms, abs=0.01)
+
+
+@pytest.mark.parametrize("drift", [-100e-6, 100e-6])
+def test_clocks_that_drift_apart_are_no_queue(drift: float) -> None:
+    delay = QueueDelay()
+    for second in range(3600):
+        now = second * limits.SECOND_NS
+        delay.observe(int(1e6 * second * (1 + drift)) & 0xFFFFFFFF, now)
+        assert delay.value_ns < limits.MILLISECOND_NS
+
+
+def test_a_delay_stays_within_its_limits() -> None:
+    delay = QueueDelay()
+    delay.observe(0, 0)
+    delay.observe(0, 1000 * limits.SECOND_NS)
+    assert delay.value_ns == limits.GRTT_MAX_NS

@@ -44,13 +44,13 @@ def examples() -> dict[str, messages.AnyMessage]:
         "nack": messages.Nack(17, limits.OBJECT_IMAGE, 123_456_700_000, 0x01020304, 1500, 1200, ITEMS, 44),
         "report": messages.Report(
             17, 0x01020304, 900, 1_000_000, 1200, 30, 1200, 30, 125, 90_000_000, 4_294_967_296, False, True, 44,
-            123_456_789_000,
+            123_456_789_000, 123_456_700_000,
         ),
         "done": messages.Done(17, digest, 12_884_901_888, 1200, 30),
         "fail": messages.Fail(17, "write error at byte 4096"),
         "end": messages.End(messages.EndReason.COMPLETE, "12 of 12 receivers verified"),
         "defer": messages.Defer(17, 5000),
-        "feedback_advice": messages.FeedbackAdvice(12_500, 11, 2, 100, 118_000_000, 5000, 90_000_000),
+        "feedback_advice": messages.FeedbackAdvice(12_500, 11, 2, 100, 118_000_000, 5000, 90_000_000, 123_456_789),
     }  # fmt: skip
 
 
@@ -94,13 +94,16 @@ def largest() -> list[messages.AnyMessage]:
         messages.Poll(U32, limits.POLL_RECEIVERS_MAX, bytes(limits.POLL_RECEIVERS_MAX // 8), U32),
         messages.RepairAdvice(255, items, limits.SEQUENCE_MAX - 1),
         messages.Nack(U32, 255, sequence, U32, U32, 1_000_000, items, U32),
-        messages.Report(U32, U32, U32, U63, U63, U63, 1_000_000, 1_000_000, 1000, U63, U63, True, True, U32, sequence),
+        messages.Report(
+            U32, U32, U32, U63, U63, U63, 1_000_000, 1_000_000, 1000, U63, U63, True, True, U32, sequence, sequence,
+        ),
         messages.Done(U32, digest, U63, U63, U63),
         messages.Fail(U32, text),
         messages.End(messages.EndReason.FAILED, text),
         messages.Defer(U32, 60_000),
         messages.FeedbackAdvice(
             limits.GRTT_MAX_NS // 1000, limits.RECEIVERS_MAX, limits.FEEDBACK_SCALE_MAX, 600_000, U63, 1_000_000, U63,
+            sequence,
         ),
     ]  # fmt: skip
 
@@ -150,7 +153,8 @@ def test_a_field_beyond_its_bounds_makes_the_message_malformed(name: str, field:
 def test_a_short_array_is_malformed() -> None:
     for message in examples().values():
         fields = msgspec.msgpack.decode(messages.encode(0, message)[wire.CONTROL_BODY_OFFSET :])
-        optional = {messages.Announce: 1, messages.Join: 1, messages.Nack: 1, messages.Report: 3}.get(type(message), 0)
+        one = dict.fromkeys((messages.Announce, messages.Join, messages.Nack, messages.FeedbackAdvice), 1)
+        optional = (one | {messages.Report: 4}).get(type(message), 0)
         shortest = len(fields) - optional - 1
         drops = wire.Drops()
         assert messages.decode(msgspec.msgpack.encode(fields[:shortest]), drops) is None

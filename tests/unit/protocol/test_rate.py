@@ -497,6 +497,26 @@ def test_what_was_lost_before_a_small_step_says_nothing_of_it() -> None:
     assert control.rate < 104 * MB
 
 
+def test_what_was_lost_before_a_cut_says_nothing_of_it() -> None:
+    """Where a fleet reports seldom, what is told after a cut is still of the time before it, for however long."""
+    control, now = RateControl(start=750 * MB, ceiling=1250 * MB), INTERVAL_NS
+    control.observe(0, Sample(0.2, 0.0, 0.0, 0.0, 100_000), now)
+    control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    cut = control.rate
+    assert cut < 650 * MB
+    for _step in range(4):
+        now += INTERVAL_NS
+        control.observe(0, Sample(0.2, 0.0, 0.0, 0.0, 100_000, current=False), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+        assert control.rate == cut
+    for _step in range(4):
+        now += INTERVAL_NS
+        control.observe(0, Sample(0.0, 0.0, 0.0, 0.0, 100_000, current=False), now)
+        control.step(now, interval_ns=INTERVAL_NS, measured_rate=control.rate)
+    assert control.background == 0
+    assert control.rate > cut
+
+
 def test_a_full_queue_that_hides_noise_does_not_hide_it_from_an_experiment() -> None:
     control, now = RateControl(start=750 * MB, ceiling=1250 * MB), 0
     for fill in (0.05, 0.05, 0.5):

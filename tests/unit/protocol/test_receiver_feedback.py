@@ -252,6 +252,27 @@ def test_a_backoff_is_about_what_it_began_with() -> None:
     assert desk.needs()[1] == 1
 
 
+def test_a_backoff_is_as_long_as_a_queue_that_has_just_filled_makes_a_word_of_the_others_take() -> None:
+    """What the sender says of it stands in that queue; a thousand would ask before they hear that one did."""
+    waits = []
+    for queued_ms in (0, 100):
+        desk = ready_desk()
+        desk.receivers = 1000
+        desk.status()
+        for waited_ms in (0, queued_ms):
+            desk.now += 10 * MS
+            desk.session._feedback.heard((desk.now // 1000 - 1000 * waited_ms) & 0xFFFFFFFF, desk.now)
+        desk.window(IMAGE, [0], list(range(K)), lose=((0, 2),))
+        begun, desk.sequence = desk.now, desk.sequence + limits.REORDER_GUARD
+        desk.window(IMAGE, [1], list(range(K)))
+        while not (asked := desk.needs()):
+            desk.pass_time(MS)
+        assert asked[0] == 1
+        waits.append((desk.now - begun) / MS)
+    assert waits[0] < 6 * 10 + 20
+    assert waits[1] > 3 * 100
+
+
 def test_nothing_is_asked_for_before_it_is_known_how_many_may_ask() -> None:
     desk = ready_desk()
     desk.window(IMAGE, [0], list(range(K)), lose=((0, 2),))
@@ -293,13 +314,31 @@ def test_who_limits_the_rate_of_a_large_fleet_says_so_out_of_turn_and_goes_on_un
     assert len(desk.said(messages.Report)) <= 1
 
 
-@pytest.mark.parametrize("why", ["another told less", "nobody need", "hardly anything was lost", "ended"])
+def test_what_is_told_out_of_turn_says_where_in_the_stream_it_was_lost() -> None:
+    """It is told some time after it was measured, and by then the sender may have cut the rate for it."""
+    desk = limited_desk(500)
+    reports: list[messages.AnyMessage] = []
+    while not reports:
+        desk.pass_time(MS)
+        desk.window(IMAGE, [0], list(range(K)))
+        reports = desk.said(messages.Report)
+    (report,) = reports
+    assert isinstance(report, messages.Report)
+    assert report.loss_ppm / 1e6 * (report.sequence - report.since) == pytest.approx(500, abs=1)
+    assert report.sequence < desk.sequence - 5 * K, "what came between looking and telling is not in it"
+
+
+@pytest.mark.parametrize(
+    "why", ["another told less", "nobody need", "hardly anything was lost", "ended", "the rate was lowered since"]
+)
 def test_nobody_speaks_out_of_turn_where(why: str) -> None:
     desk = limited_desk(8 if why == "hardly anything was lost" else 500)
     if why == "another told less":
         desk.advise(1000, 5000, 800)
     elif why == "nobody need":
         desk.advise(1000, 5000, 0)
+    elif why == "the rate was lowered since":
+        desk.advise(1000, 5000, 1000, since=desk.sequence - 100)
     elif why == "ended":
         desk.tell(messages.End(EndReason.COMPLETE, ""))
     desk.pass_time(2 * limits.REPORT_URGENT_NS)

@@ -83,6 +83,27 @@ def test_what_went_out_while_requests_were_gathered_is_not_advised() -> None:
     assert np.frombuffer(advice.items, DEFICIT).tolist() == [(7, 1, 1)]
 
 
+@pytest.mark.parametrize("asking", [60, 99])
+def test_many_who_ask_for_what_is_on_its_way_to_them_are_told_so(asking: int) -> None:
+    """They had no word of it, and the rest of the fleet has none either. A few do not matter."""
+    desk = Desk(StartRule(receivers=200))
+    for who in range(200):
+        desk.join(who)
+    desk.send_all()
+    seen = desk.session.sequence
+    desk.nack([(3, 1, 2)], 0, seen)
+    desk.pass_time(limits.AGGREGATION_MAX_NS)
+    desk.send_all()
+    desk.said(messages.RepairAdvice)
+    for who in range(1, asking):
+        desk.nack([(3, 1, 2), (5, 1, 1)] if who == 1 else [(3, 1, 2)], who, seen)
+    desk.pass_time(limits.AGGREGATION_MAX_NS)
+    told = [advice for advice in desk.said(messages.RepairAdvice) if isinstance(advice, messages.RepairAdvice)]
+    held = [(np.frombuffer(advice.items, DEFICIT).tolist(), advice.sequence) for advice in told]
+    assert (([(3, 1, 2)], desk.session.sequence) in held) == (asking == 99)
+    assert [(5, 1, 1)] in [items for items, _sequence in held], "which is new"
+
+
 @pytest.mark.parametrize(
     "needs", [[(0, 0, 1)], [(SLICES, 1, 1)], [(0, (1 << 32) - 1, 1)], [(5, 1, 1), (4, 1, 1)], [(0, 1, 0)]]
 )
@@ -163,8 +184,10 @@ def handed_out(desk: Desk) -> int:
 
 def tell_of(desk: Desk, received: int, lost: int, *, loss: float = 0.0, fill: float = 0.0, sequence: int = 0) -> None:
     ppm, permille = round(loss * 1e6), round(fill * 1e3)
-    at = sequence or received + lost
-    desk.tell(messages.Report(0, 0, 0, received, lost, 0, ppm, 0, permille, 1_000_000, 0, False, sequence=at))
+    at, since = sequence or received + lost, desk.session.fleet.peers[0].reported_sequence
+    desk.tell(
+        messages.Report(0, 0, 0, received, lost, 0, ppm, 0, permille, 1_000_000, 0, False, sequence=at, since=since)
+    )
 
 
 def test_so_much_goes_out_at_first_and_the_rest_when_somebody_has_heard_some() -> None:
@@ -212,6 +235,10 @@ def test_a_flood_is_answered_at_once_and_what_is_told_of_it_afterwards_does_not_
     tell_of(desk, received=600, lost=5500, loss=0.9, sequence=sent // 2)
     cut = desk.session.rate_bytes_per_s
     assert cut < 0.1 * 750e6
+    desk.pass_time(limits.STATUS_INTERVAL_NS)
+    advice = desk.said(messages.FeedbackAdvice)[-1]
+    assert isinstance(advice, messages.FeedbackAdvice)
+    assert advice.since == desk.session.sent_below, "who looks whether it carries the rate counts from here"
     for late in range(1, 9):  # a receiver without time, that has not yet read what was sent before the cut
         desk.pass_time(100 * MS)
         tell_of(desk, received=600, lost=5500 + late, loss=0.9, sequence=sent // 2 + late)
@@ -223,6 +250,25 @@ def test_a_flood_is_answered_at_once_and_what_is_told_of_it_afterwards_does_not_
         desk.session.sent_below += int(0.1 * desk.session.rate_bytes_per_s / WIDE)
         tell_of(desk, received=600 + 9000 * now, lost=5500, loss=0.0, sequence=desk.session.sequence)
     assert desk.session.rate_bytes_per_s > cut
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_loss_that_is_told_twice_is_no_loss_that_lasts(twice: bool) -> None:
+    desk = finding_desk()
+    desk.send_all()
+    desk.pass_time(60 * MS)
+    tell_of(desk, received=5000, lost=0)
+    desk.pass_time(60 * MS)
+    tell_of(desk, received=5980, lost=20, loss=0.019)
+    begun = desk.session.rate_bytes_per_s
+    desk.pass_time(60 * MS)
+    if twice:  # in turn: of all since the last report in turn
+        regular = messages.Report(0, 0, 0, 7000, 20, 0, 10_000, 0, 0, 1_000_000, 0, False, sequence=7000, since=5000)
+        desk.tell(regular)
+    else:
+        tell_of(desk, received=6960, lost=40, loss=0.019)
+    desk.pass_time(60 * MS)
+    assert (desk.session.rate_bytes_per_s < begun) == (not twice)
 
 
 def test_after_a_flood_so_much_goes_out_and_the_rest_when_somebody_has_heard_some() -> None:
