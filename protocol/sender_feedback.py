@@ -106,8 +106,8 @@ class _UnderWay:
 
     @property
     def many(self) -> bool:
-        """Whether more ask than the sender wants to hear, and the rest of the fleet is about to."""
-        return self._count * limits.SECOND_NS > limits.NACK_PER_S * STORM_NS
+        """Whether these alone are half of what the sender wants to hear, and the rest of the fleet is about to ask."""
+        return 2 * self._count * limits.SECOND_NS > limits.NACK_PER_S * STORM_NS
 
     def add(self, slices: Int64Array, deficits: Int64Array, now: int) -> None:
         """Note one receiver's deficits of slices, ascending."""
