@@ -14,8 +14,9 @@ from protocol import limits
 SMALL_GROUP = 32
 """Up to so many receivers the backoff shrinks with the group: their messages fit into one round trip anyway."""
 
-CLOCK_DRIFT = 200e-6
-"""By which one of two clocks may be faster: twice what their crystals are allowed, each."""
+QUICKEST_NS = 5 * limits.SECOND_NS
+"""For how long, or twice as long, the quickest datagram is remembered: clocks drift, and one that stood still for a
+moment is another one. A queue that never drains is part of the group's round trip by then."""
 
 
 def backoff_ns(rng: random.Random, grtt_ns: int, receivers: int, feedback_scale: int) -> int:
@@ -111,21 +112,36 @@ class GroupRoundTrip:
 
 
 class QueueDelay:
-    """How much longer the newest datagram took than the quickest one: what stands in queues before this receiver."""
+    """How much longer the newest datagrams took than the quickest ones of late: what stands in queues on the way.
+
+    Two in a row have to agree, either way: a single one may be damaged where no checksum is.
+    """
 
     def __init__(self) -> None:
         self.value_ns = 0
-        self._least_us: float | None = None
-        """The least that one took, by two clocks that do not know each other."""
-        self._heard_ns = 0
+        self._took_us: int | None = None
+        """What the newest took, by two clocks that do not know each other, modulo 2**32; differences tell."""
+        self._least_us: tuple[int, int] | None = None
+        """The least of the present ``QUICKEST_NS``, and of those before."""
+        self._begun_ns = 0
 
     def observe(self, sent_us: int, now: int) -> None:
-        """Take into account what came now and says when it was sent, by the sender's clock modulo 2**32."""
-        took_us = now / limits.MICROSECOND_NS - sent_us
-        least_us = took_us if self._least_us is None else self._least_us
-        # One clock may be the faster one; and a queue that never drains is part of the group's round trip by then.
-        least_us += (now - self._heard_ns) * CLOCK_DRIFT / limits.MICROSECOND_NS
-        more_us = (took_us - least_us + (1 << 31)) % (1 << 32) - (1 << 31)
-        self._least_us = took_us if more_us < 0 else least_us
-        self.value_ns = min(int(max(more_us, 0.0) * limits.MICROSECOND_NS), limits.GRTT_MAX_NS)
-        self._heard_ns = now
+        """Take into account what came now and says when it was sent."""
+        took_us, before_us = now // limits.MICROSECOND_NS - sent_us, self._took_us
+        self._took_us = took_us
+        if before_us is None:
+            return
+        less_us, more_us = (took_us, before_us) if _beyond(before_us, took_us) > 0 else (before_us, took_us)
+        if self._least_us is None:
+            self._least_us, self._begun_ns = (more_us, more_us), now
+        elif now - self._begun_ns >= QUICKEST_NS:
+            self._least_us, self._begun_ns = (more_us, self._least_us[0]), now
+        elif _beyond(self._least_us[0], more_us) > 0:
+            self._least_us = more_us, self._least_us[1]
+        late_us = max(0, *(_beyond(less_us, least_us) for least_us in self._least_us))
+        self.value_ns = min(late_us * limits.MICROSECOND_NS, limits.GRTT_MAX_NS)
+
+
+def _beyond(us: int, than_us: int) -> int:
+    """Return by how much a time is the later of two that are known modulo 2**32."""
+    return (us - than_us + (1 << 31)) % (1 << 32) - (1 << 31)

@@ -159,7 +159,7 @@ class Nack(Message, frozen=True, array_like=True, tag=9):
     echo_us: U32
     hold_us: U32
     loss_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-    """Network loss from ``since`` to ``sequence``."""
+    """Network loss over the last report interval."""
     items: Annotated[bytes, msgspec.Meta(max_length=limits.NACK_ITEMS_MAX * 9)]
     """``deficits.DEFICIT`` records."""
     burst: U32 = 0
@@ -178,7 +178,7 @@ class Report(Message, frozen=True, array_like=True, tag=10):
     lost_network: U63
     lost_host: U63
     loss_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-    """Network loss over the last report interval."""
+    """Network loss from ``since`` to ``sequence``."""
     overrun_ppm: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
     """Loss in this host (socket buffer, slice pool), likewise."""
     pool_fill_permille: Annotated[int, msgspec.Meta(ge=0, le=1000)]

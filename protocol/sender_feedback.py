@@ -306,12 +306,14 @@ class SenderFeedback:
             arrival_rate = arrived * self._datagram_size * limits.SECOND_NS / (now - since_ns)
         # A receiver that had no time reports late, and of the flood that is over: it cannot say what the cut ended. Nor
         # is one and the same loss told twice, out of turn and in turn, a loss that lasts. How full it is, it does know.
-        begun, ended = min(message.since, sequence), min(message.sequence, sequence)
+        begun, ended = min(message.since or peer.reported_sequence, sequence), min(message.sequence, sequence)
         outdated = begun < max(self._cut_sequence, peer.reported_sequence)
         if not outdated and 4 * (ended - self._cut_sequence) * self._datagram_size >= limits.START_CREDIT:
             self._starting = False
         full = message.pool_fill_permille / 1e3 > rate.POOL_FILL_HIGH
-        peer.loss, peer.reported_ns, peer.reported_sequence = loss, now, ended
+        peer.loss, peer.reported_ns = loss, now
+        if begun >= peer.reported_sequence:
+            peer.reported_sequence = ended
         if self.control is not None and not peer.slow and (full or not outdated):
             self.control.observe(
                 peer.index,
@@ -353,11 +355,12 @@ class SenderFeedback:
 
     # --- what follows from it -------------------------------------------------------------------------------------
 
-    def take_advice(self, sequence: int, window_slices: int, now: int) -> list[messages.RepairAdvice]:
+    def take_advice(self, sequence: int, sent_below: int, window_slices: int, now: int) -> list[messages.RepairAdvice]:
         """End the gathering: return what is to be told to everybody, so that those who lack no more stay silent.
 
         Args:
             sequence: number of the next data datagram.
+            sent_below: datagrams below it have left.
             window_slices: most slices of the next window.
             now: instant in ns.
         """
@@ -379,16 +382,20 @@ class SenderFeedback:
             # not wait for more of it.
             due = self._schedules[object_id].needed(slices)
             told += _advice(object_id, slices[due], deficits[due], sequence)
-            told += self._advice_under_way(object_id)
+            told += self._advice_under_way(object_id, sent_below)
         return told
 
-    def _advice_under_way(self, object_id: int) -> list[messages.RepairAdvice]:
-        """Return advice on what is laid out already, to be waited for until it has passed."""
+    def _advice_under_way(self, object_id: int, sent_below: int) -> list[messages.RepairAdvice]:
+        """Return advice on what is laid out and has not left yet, to be waited for until it has passed."""
         item = self._under_way[object_id]
         if not item.many:
             return []
         slices, deficits = item.take()
-        ends = self._schedules[object_id].ends(slices)
+        schedule = self._schedules[object_id]
+        # Of what somebody needs beyond that, more was just promised.
+        due = (schedule.ends(slices) > sent_below) & ~schedule.needed(slices)
+        slices, deficits = slices[due], deficits[due]
+        ends = schedule.ends(slices)
         told: list[messages.RepairAdvice] = []
         for end in np.unique(ends).tolist():
             told += _advice(object_id, slices[ends == end], deficits[ends == end], end)

@@ -200,7 +200,7 @@ class SenderSession:
         gather_until_ns = self._feedback.gather_until_ns
         if gather_until_ns is not None and now >= gather_until_ns:
             # Whoever is to be silenced by it must hear it before its backoff ends: it does not wait behind data.
-            for advice in self._feedback.take_advice(self.sequence, self._window_slices(now), now):
+            for advice in self._feedback.take_advice(self.sequence, self.sent_below, self._window_slices(now), now):
                 self._outbox.say(Destination.GROUP, advice)
         if notices.status_ns is not None and now >= notices.status_ns:
             self._step_rate(now)

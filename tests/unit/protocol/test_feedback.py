@@ -78,28 +78,54 @@ def test_grtt_stays_within_its_limits() -> None:
     assert grtt.value_ns == limits.GRTT_MIN_NS
 
 
-@pytest.mark.parametrize("clocks_apart_us", [0, 5_000_000, (1 << 32) - 40_000])
-def test_a_queue_is_seen_by_how_much_longer_the_newest_took_than_the_quickest(clocks_apart_us: int) -> None:
-    """The clocks need not agree, and the sender's count of microseconds begins anew every 71 minutes."""
-    delay, now = QueueDelay(), 90 * limits.SECOND_NS
-    for waited_ms, seen_ms in [(7, 0), (2, 0), (2, 0), (52, 50), (90, 88), (2, 0), (1, 0), (3, 2)]:
+def delayed(delay: QueueDelay, now: int, waited_ms: list[float], clocks_apart_us: int = 0) -> tuple[int, list[float]]:
+    """Have datagrams come, 1 ms apart, that took so long; return the time then, and what was seen after each, in ms."""
+    seen = []
+    for waited in waited_ms:
         now += limits.MILLISECOND_NS
-        sent_us = (now // limits.MICROSECOND_NS - 1000 * waited_ms + clocks_apart_us) & 0xFFFFFFFF
+        sent_us = (now // limits.MICROSECOND_NS - round(1000 * waited) + clocks_apart_us) & 0xFFFFFFFF
         delay.observe(sent_us, now)
-        assert delay.value_ns / limits.MILLISECOND_NS == pytest.approx(seen_ms, abs=0.01)
+        seen.append(delay.value_ns / limits.MILLISECOND_NS)
+    return now, seen
 
 
-@pytest.mark.parametrize("drift", [-100e-6, 100e-6])
+@pytest.mark.parametrize("clocks_apart_us", [0, 5_000_000, (1 << 32) - 40_000])
+@pytest.mark.parametrize("up_days", [0, 1, 130, 260, 400])
+def test_a_queue_is_seen_by_how_much_longer_the_newest_took_than_the_quickest(
+    clocks_apart_us: int, up_days: int
+) -> None:
+    """The clocks need not agree, and the sender's count of microseconds begins anew every 71 minutes."""
+    took, delay = [7, 7, 2, 2, 52, 52, 90, 90, 2, 2, 1, 1, 3, 3], QueueDelay()
+    _now, seen = delayed(delay, up_days * 86_400 * limits.SECOND_NS, [float(ms) for ms in took], clocks_apart_us)
+    assert seen[1::2] == [0, 0, 50, 88, 0, 0, 2]
+
+
+@pytest.mark.parametrize("odd_ms", [-30_000.0, 30_000.0, -1e6, 1e6])
+@pytest.mark.parametrize("place", [0, 1, 5])
+def test_one_damaged_send_time_is_no_queue(odd_ms: float, place: int) -> None:
+    took = [2.0] * 10
+    took[place] = odd_ms
+    _now, seen = delayed(QueueDelay(), limits.SECOND_NS, took)
+    assert seen[2:] == [0.0] * 8
+
+
+@pytest.mark.parametrize("drift", [-500e-6, 500e-6])
 def test_clocks_that_drift_apart_are_no_queue(drift: float) -> None:
     delay = QueueDelay()
     for second in range(3600):
         now = second * limits.SECOND_NS
         delay.observe(int(1e6 * second * (1 + drift)) & 0xFFFFFFFF, now)
-        assert delay.value_ns < limits.MILLISECOND_NS
+        assert delay.value_ns < 6 * limits.MILLISECOND_NS
+
+
+def test_a_clock_that_stood_still_is_a_queue_for_ten_seconds_at_most() -> None:
+    delay = QueueDelay()
+    now, _seen = delayed(delay, limits.SECOND_NS, [2.0] * 10)
+    now, seen = delayed(delay, now, [1502.0] * 11_000)
+    assert seen[1] == 1500
+    assert seen[-1] == 0
 
 
 def test_a_delay_stays_within_its_limits() -> None:
-    delay = QueueDelay()
-    delay.observe(0, 0)
-    delay.observe(0, 1000 * limits.SECOND_NS)
-    assert delay.value_ns == limits.GRTT_MAX_NS
+    _now, seen = delayed(QueueDelay(), limits.SECOND_NS, [0.0, 0.0, 1e6, 1e6])
+    assert seen[-1] == limits.GRTT_MAX_NS / limits.MILLISECOND_NS

@@ -259,7 +259,7 @@ def test_a_backoff_is_as_long_as_a_queue_that_has_just_filled_makes_a_word_of_th
         desk = ready_desk()
         desk.receivers = 1000
         desk.status()
-        for waited_ms in (0, queued_ms):
+        for waited_ms in (0, 0, queued_ms, queued_ms):
             desk.now += 10 * MS
             desk.session._feedback.heard((desk.now // 1000 - 1000 * waited_ms) & 0xFFFFFFFF, desk.now)
         desk.window(IMAGE, [0], list(range(K)), lose=((0, 2),))

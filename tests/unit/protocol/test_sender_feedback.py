@@ -83,9 +83,12 @@ def test_what_went_out_while_requests_were_gathered_is_not_advised() -> None:
     assert np.frombuffer(advice.items, DEFICIT).tolist() == [(7, 1, 1)]
 
 
-@pytest.mark.parametrize("asking", [30, 60])
-def test_many_who_ask_for_what_is_on_its_way_to_them_are_told_so(asking: int) -> None:
-    """They had no word of it, and the rest of the fleet has none either. A few do not matter."""
+@pytest.mark.parametrize(
+    ("asking", "where", "told"),
+    [(30, "laid out", False), (60, "laid out", True), (60, "gone", False), (60, "needed", False)],
+)
+def test_many_who_ask_for_what_is_on_its_way_to_them_are_told_so(asking: int, where: str, told: bool) -> None:
+    """They had no word of it, and the rest of the fleet has none either. A few do not matter, nor what has left."""
     desk = Desk(StartRule(receivers=200))
     for who in range(200):
         desk.join(who)
@@ -93,15 +96,20 @@ def test_many_who_ask_for_what_is_on_its_way_to_them_are_told_so(asking: int) ->
     seen = desk.session.sequence
     desk.nack([(3, 1, 2)], 0, seen)
     desk.pass_time(limits.AGGREGATION_MAX_NS)
+    desk.sends_at_once = False
     desk.send_all()
+    end = desk.session.sequence
+    assert end > seen
     desk.said(messages.RepairAdvice)
+    if where == "needed":
+        desk.nack([(3, 1, 2)], 199, end)
     for who in range(1, asking):
-        desk.nack([(3, 1, 2), (5, 1, 1)] if who == 1 else [(3, 1, 2)], who, seen)
+        desk.nack([(3, 1, 2)], who, seen)
+    desk.sends_at_once = where == "gone"
     desk.pass_time(limits.AGGREGATION_MAX_NS)
-    told = [advice for advice in desk.said(messages.RepairAdvice) if isinstance(advice, messages.RepairAdvice)]
-    held = [(np.frombuffer(advice.items, DEFICIT).tolist(), advice.sequence) for advice in told]
-    assert (([(3, 1, 2)], desk.session.sequence) in held) == (asking == 60)
-    assert [(5, 1, 1)] in [items for items, _sequence in held], "which is new"
+    advices = [advice for advice in desk.said(messages.RepairAdvice) if isinstance(advice, messages.RepairAdvice)]
+    assert any(advice.sequence == end for advice in advices) == told
+    assert (where == "needed") == any(advice.sequence > end for advice in advices)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +277,22 @@ def test_a_loss_that_is_told_twice_is_no_loss_that_lasts(twice: bool) -> None:
         tell_of(desk, received=6960, lost=40, loss=0.019)
     desk.pass_time(60 * MS)
     assert (desk.session.rate_bytes_per_s < begun) == (not twice)
+
+
+@pytest.mark.parametrize("since", ["told", "missing"])
+def test_a_loss_that_lasts_is_heard_beside_reports_in_turn_and_without_a_since(since: str) -> None:
+    desk = finding_desk()
+    desk.send_all()
+    begun = desk.session.rate_bytes_per_s
+    spans = [(0, 5000, 0), (5000, 6000, 19_000), (5000, 6900, 10_000), (6500, 7500, 19_000)]
+    if since == "missing":
+        spans = [(0, 5000, 0), (0, 6000, 19_000), (0, 7000, 19_000)]
+    for first, stop, ppm in spans:
+        desk.pass_time(40 * MS)
+        assert desk.session.rate_bytes_per_s == begun
+        desk.tell(messages.Report(0, 0, 0, stop, 0, 0, ppm, 0, 0, 1_000_000, 0, False, sequence=stop, since=first))
+    desk.pass_time(limits.STATUS_INTERVAL_NS)
+    assert desk.session.rate_bytes_per_s < begun
 
 
 def test_after_a_flood_so_much_goes_out_and_the_rest_when_somebody_has_heard_some() -> None:
