@@ -13,6 +13,7 @@ import mmap
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import blake3
@@ -42,6 +43,11 @@ was interrupted goes on."""
 
 _NICENESS, _STEP_SIZE = 19, 2 << 20
 """How memory is provided that may never be used: by a thread that gives way to all others, so many bytes at a time."""
+
+_REST, _YIELD, _REST_MAX_S = 2.0, 30.0, 0.25
+"""After each step that thread rests: twice as long as it took, and thirty times as long as it waited for a processor, a
+quarter of a second at most. Niceness is not heeded between sessions of different terminals (autogroups): sixteen
+receivers that were started on two processors held up for 1.3 s what was started a second later."""
 
 _FREE_SHARE = 16
 """No more than this part of the memory that is free."""
@@ -81,7 +87,9 @@ class Pool:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # of this thread alone, here
         while self._provided < enough and not self._in_use:
+            begun_s, had_run_s = time.monotonic(), time.thread_time()
             libc.provide(self._up_to(min(self._provided + _STEP_SIZE, enough)))
+            time.sleep(rest_s(time.monotonic() - begun_s, time.thread_time() - had_run_s))
 
     def _up_to(self, size: int) -> npt.NDArray[np.uint8]:
         """Return what was not asked for yet of the first ``size`` bytes, once."""
@@ -103,6 +111,11 @@ class Pool:
         if row_count * symbol_size > len(self._memory):
             return np.zeros((row_count, symbol_size), np.uint8)
         return self._memory[: row_count * symbol_size].reshape(row_count, symbol_size)
+
+
+def rest_s(took_s: float, ran_s: float) -> float:
+    """Return how long to leave the processors to others after a step that took so long and ran for so much of it."""
+    return min(_REST * took_s + _YIELD * max(0.0, took_s - ran_s), _REST_MAX_S)
 
 
 class ObjectMemory:
