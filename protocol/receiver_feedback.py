@@ -72,6 +72,7 @@ class ReceiverFeedback:
         self._limiting = False
         """The last look found a limit, and it was told."""
         self._loss_ppm = 0
+        self._data_came = False
         self._done_retry_ns = limits.DONE_REPEAT_NS
 
     def next_timeout(self) -> int | None:
@@ -128,6 +129,10 @@ class ReceiverFeedback:
     def data_came(self, sent_us: int, now: int) -> None:
         """Symbols came: look soon whether some are lacking."""
         self.heard(sent_us, now)
+        if not self._data_came:
+            self._data_came = True
+            self._interval.begin(now)
+            self._watch.begin(now)
         if Timer.SCAN not in self._due and self._receiver_index is not None:
             self._due[Timer.SCAN] = now + limits.SCAN_INTERVAL_NS
 

@@ -39,6 +39,10 @@ class ReportInterval:
         self._unexplained = 0
         self._drain_rate = 0.0
 
+    def begin(self, now: int) -> None:
+        """Data come from now on: the time before, in which there was nothing to do, says nothing of a disk."""
+        self._begun_ns = now
+
     def loss_ppm(self, expected: int, received: int, dropped: int) -> int | None:
         """Return the network loss since the last report in millionths, or None where too little came to tell."""
         sent = expected - self._expected
@@ -62,7 +66,7 @@ class ReportInterval:
         self._unexplained -= host
         overrun = host + pool_full - self._pool_full
         seconds = max(now - self._begun_ns, 1) / limits.SECOND_NS
-        # Up at once, down by half: the first interval with data began before the data did.
+        # Up at once, down by half: nothing is got done before the first chunk is whole.
         latest = (stream_bytes - self._stream_bytes) / seconds
         self._drain_rate = max(latest, (latest + self._drain_rate) / 2)
         self._begun_ns, self._stream_bytes = now, stream_bytes

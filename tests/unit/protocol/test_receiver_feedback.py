@@ -252,6 +252,24 @@ def test_a_backoff_is_about_what_it_began_with() -> None:
     assert desk.needs()[1] == 1
 
 
+def test_what_is_got_done_is_told_as_of_when_data_came() -> None:
+    """Else a large fleet's first reports, of half a second of which data came in a tenth, tell a fifth of it."""
+    desk = ready_desk()
+    desk.report_interval_ms = 1000
+    desk.session._feedback._data_came = False
+    desk.status()
+    desk.pass_time(900 * MS)
+    desk.said(messages.Report)
+    desk.window(IMAGE, [0], list(range(K)))
+    desk.session.reception.stream_bytes += 1_000_000
+    begun = desk.now
+    while not (reports := desk.said(messages.Report)):
+        desk.pass_time(MS)
+    (report,) = reports
+    assert isinstance(report, messages.Report)
+    assert report.drain_rate == pytest.approx(1_000_000 * limits.SECOND_NS / (desk.now - begun), rel=0.1)
+
+
 def test_a_backoff_is_as_long_as_a_queue_that_has_just_filled_makes_a_word_of_the_others_take() -> None:
     """What the sender says of it stands in that queue; a thousand would ask before they hear that one did."""
     waits = []
