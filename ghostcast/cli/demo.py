@@ -20,7 +20,7 @@ import typer
 from ghostcast.cli import image
 from ghostcast.cli.options import JsonLines
 from ghostcast.cli.progress import show_bar
-from ghostcast.cli.size import format_rate, format_size, parse_size
+from ghostcast.cli.size import format_rate, format_size, parse_share, parse_size
 from protocol import limits
 from protocol.errors import ExitStatus, GhostcastError, IncompleteError, TargetError, UsageError
 
@@ -43,18 +43,6 @@ PATIENCE_S = 600.0
 def _memory(receivers: int) -> int:
     """Return the slice pool of each receiver, so that all together stay on one machine what four take elsewhere."""
     return max(limits.POOL_SIZE_DEFAULT * 4 // max(receivers, 4), limits.POOL_SIZE_MIN)
-
-
-def parse_share(text: str | float) -> float:
-    """Return the share that ``1%`` or ``0.01`` means."""
-    number = str(text).strip()
-    try:
-        share = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a share; write 1% or 0.01") from error
-    if not 0 <= share <= 0.5:
-        raise typer.BadParameter(f"{text!r} is not a share from 0% to 50%")
-    return share
 
 
 def demo(

@@ -19,7 +19,7 @@ from ghostcast.cli.options import (
     Ttl,
 )
 from ghostcast.cli.profile import Profile, choose_stages, show_stages, with_stages
-from ghostcast.cli.size import format_rate, format_size, parse_size
+from ghostcast.cli.size import format_rate, format_size, parse_share, parse_size
 from ghostcast.image.unused import Unused
 from protocol import limits
 from protocol.errors import ExitStatus, GhostcastError, UsageError
@@ -110,7 +110,7 @@ def receive(
     report: ReportFile = None,
     json_lines: JsonLines = False,
     profile: Profile = False,
-    inject_loss: Annotated[float, typer.Option("--inject-loss", min=0, max=0.9, hidden=True)] = 0.0,
+    inject_loss: Annotated[float, typer.Option("--inject-loss", parser=parse_share, hidden=True)] = 0.0,
 ) -> None:
     """Receive an image and write it to a disk or a file, every byte verified first.
 

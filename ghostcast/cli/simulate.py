@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ghostcast.cli import options
-from ghostcast.cli.demo import parse_share
-from ghostcast.cli.size import format_size, parse_rate, parse_size
+from ghostcast.cli.size import format_size, parse_rate, parse_share, parse_size
 from protocol import limits
 from protocol.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""Sizes and rates as people write them. The only place that knows their units; inside, sizes are bytes, rates bytes/s.
+"""Sizes, rates and shares as people write them. The only place that knows their units; inside, bytes and bytes/s.
 
 Sizes are binary whatever the spelling (``1M`` = ``1MiB`` = 1048576), because chunks and disks are powers of two. Rates
 are decimal bits (``800Mbit`` = 800 million bits a second), because links are sold so, unless bytes are spelt out
@@ -54,6 +54,18 @@ def parse_rate(text: str) -> int:
     if rate < 1:
         raise typer.BadParameter(f"{text!r} is less than one byte a second")
     return int(rate)
+
+
+def parse_share(text: str | float) -> float:
+    """Return the share that ``1%`` or ``0.01`` means."""
+    number = str(text).strip()
+    try:
+        share = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a share; write 1% or 0.01") from error
+    if not 0 <= share <= 0.5:
+        raise typer.BadParameter(f"{text!r} is not a share from 0% to 50%")
+    return share
 
 
 def format_size(size: int) -> str:

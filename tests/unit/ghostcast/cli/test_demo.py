@@ -12,25 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
-
-from ghostcast.cli.demo import parse_share
 
 DEMO = (sys.executable, "-m", "ghostcast.cli.main", "demo")
-
-
-@pytest.mark.parametrize(
-    ("text", "share"),
-    [("1%", 0.01), ("0.01", 0.01), (" 50% ", 0.5), ("0", 0.0), ("0%", 0.0), (0.25, 0.25), ("2.5%", 0.025)],
-)
-def test_a_share_is_a_part_of_one_or_a_percentage(text: str | float, share: float) -> None:
-    assert parse_share(text) == pytest.approx(share)
-
-
-@pytest.mark.parametrize("text", ["", "%", "1 percent", "51%", "0.51", "-1%", "1%%", "nan", "inf", "nan%"])
-def test_anything_else_is_refused(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="is not a share"):
-        parse_share(text)
 
 
 @pytest.mark.parametrize("size", ["0", "5MiB"])

@@ -1,4 +1,4 @@
-"""Goal: sizes and rates mean what people mean by them, and what means nothing is refused with a way out.
+"""Goal: sizes, rates and shares mean what people mean by them, and what means nothing is refused with a way out.
 
 Method: tables of spellings.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import typer
 
-from ghostcast.cli.size import format_rate, format_size, parse_rate, parse_size
+from ghostcast.cli.size import format_rate, format_size, parse_rate, parse_share, parse_size
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -100,3 +100,17 @@ def test_rates_are_shown_in_bits() -> None:
     assert format_rate(117_500_000) == "940 Mbit/s"
     assert format_rate(1_250_000_000) == "10.0 Gbit/s"
     assert parse_rate(format_rate(1_250_000_000)) == 1_250_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("1%", 0.01), ("0.01", 0.01), (" 50% ", 0.5), ("0", 0.0), ("0%", 0.0), (0.25, 0.25), ("2.5%", 0.025)],
+)
+def test_a_share_is_a_part_of_one_or_a_percentage(text: str | float, share: float) -> None:
+    assert parse_share(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "%", "1 percent", "51%", "0.51", "-1%", "1%%", "nan", "inf", "nan%"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not a share"):
+        parse_share(text)
