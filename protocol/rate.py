@@ -419,8 +419,7 @@ class RateControl:
         elif not full:
             self._full.clear()  # it is something else by now
         self._full.update({index: max(rate, self._full.get(index, 0.0)) for index, rate in full.items()})
-        # What a pool has left fills up before a large fleet is heard again; while it is emptied, no disk stands still.
-        lowest = self.rate * min(0.5, 1.0 - max((fresh[index].latest.pool_fill for index in full), default=0.0))
+        lowest = self.rate / 2
         flood = self._flood(fresh)
         if flood > FLOODED_LOSS:
             self.flood_count += 1

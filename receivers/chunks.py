@@ -44,10 +44,10 @@ was interrupted goes on."""
 _NICENESS, _STEP_SIZE = 19, 2 << 20
 """How memory is provided that may never be used: by a thread that gives way to all others, so many bytes at a time."""
 
-_REST, _YIELD, _REST_MAX_S = 2.0, 30.0, 0.25
-"""After each step that thread rests: twice as long as it took, and thirty times as long as it waited for a processor, a
-quarter of a second at most. Niceness is not heeded between sessions of different terminals (autogroups): sixteen
-receivers that were started on two processors held up for 1.3 s what was started a second later."""
+_REST, _YIELD, _REST_MAX_S = 2.0, 30.0, 0.1
+"""After each step that thread rests: twice as long as it took, and thirty times as long as it waited, for a processor
+or the kernel, a tenth of a second at most. Niceness is not heeded between sessions of different terminals (autogroups):
+sixteen receivers that were started on two processors held up for 1.3 s what was started a second later."""
 
 _FREE_SHARE = 16
 """No more than this part of the memory that is free."""

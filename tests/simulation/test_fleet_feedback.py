@@ -216,19 +216,6 @@ def test_a_start_that_floods_slow_links_costs_a_fleet_little_more_than_one_recei
         assert result.overhead < 1.7, "sixteen MiB twice, and what is lost while nobody knows"
 
 
-def test_a_fleet_whose_disks_are_slower_than_the_network_is_sent_little_in_vain() -> None:
-    """Each reports twice a second, and a pool that is seven tenths full is full by then; a quarter went in vain."""
-    member = Member(link=Way(loss=(Bernoulli(0.001),), delay_ns=DELAY_NS), disk=Disk(rate_bytes_per_s=200e6))
-    scenario = Scenario(
-        receivers=200, size=400 * limits.MIB, rate=None, rate_start=6 * GIGABIT, rate_ceiling=10 * GIGABIT,
-        member=member,
-    )  # fmt: skip
-    result = simulate(scenario)
-    assert result.verified == 200
-    assert result.overhead < 1.15
-    assert float(np.max(result.durable_s)) < 1.3 * scenario.size / 200e6
-
-
 @pytest.mark.parametrize("queue_ms", [6, 50])
 def test_a_fleet_behind_slower_ports_than_the_sender_s_is_heard_and_not_overrun(queue_ms: int) -> None:
     """Most report after the flood: what they say of it is no noise, and no news, and few have to ask for the same."""

@@ -354,15 +354,6 @@ def test_chance_does_not_cut_the_rate_where_little_is_sent(datagrams: int, cut: 
     assert (control.rate < before) is cut
 
 
-@pytest.mark.parametrize(("fill", "least"), [(0.4, 0.5), (0.7, 0.3), (1.0, 0.0)])
-def test_the_fuller_a_pool_is_the_further_down_the_rate_may_go_at_once(fill: float, least: float) -> None:
-    """Of a large fleet, whoever is seven tenths full is heard again when it is full."""
-    control = RateControl(start=750 * MB, ceiling=1250 * MB)
-    control.observe(0, Sample(0.0, 0.0, fill, 60 * MB, 100_000), INTERVAL_NS)
-    control.step(INTERVAL_NS, interval_ns=INTERVAL_NS, measured_rate=control.rate)
-    assert control.rate == pytest.approx(max(least * 750 * MB, (1.35 - fill) * 60 * MB))
-
-
 def test_a_disk_that_stood_still_is_taken_at_what_it_does_when_it_goes_on() -> None:
     """Its queue, being emptied, tells what it can; without that the climb from the floor takes half a minute."""
     control = RateControl(start=750 * MB, ceiling=1250 * MB)
