@@ -335,12 +335,12 @@ class ReceiverFeedback:
         )
         if rate.lost(sample) < rate.TELLING_LOST and not rate.waits(sample):
             sample = dataclasses.replace(sample, loss=0.0, overrun=0.0)
-        carried = rate.capacity(sample, float(advice.rate), advice.tolerated_ppm / 1e6)
         if self._since(measured) < advice.since and not rate.waits(sample):
             # Lost at a higher rate, which was lowered for it. Who spoke for the others will say what came of that.
             self._due.pop(Timer.URGENT, None)
             self._urgent = None
             return
+        carried = rate.capacity(sample, float(advice.rate), advice.tolerated_ppm / 1e6)
         if carried is None or not (self._limiting or carried < advice.report_below):
             self._due.pop(Timer.URGENT, None)
             self._limiting, self._urgent = False, None
