@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from protocol import feedback, limits, messages, parity, rate
-from protocol.deficits import decode_deficits, encode_deficits
+from protocol.deficits import decode_deficits
 from protocol.feedback import GroupRoundTrip
 from protocol.fleet import Fleet, Peer
+from protocol.repair_advice import STORM_NS, Asked, UnderWay, advice
 from protocol.schedule import Schedule, Window
 from protocol.slow import SlowReceivers, Verdict
 
@@ -26,9 +27,6 @@ Int64Array = npt.NDArray[np.int64]
 STORM_NACKS = 8
 """Receivers that ask at about the same time, and are taken for a sample of the fleet (research §1.3): all that was sent
 like what they lack is then repaired for the whole fleet, by the model, before the fleet asks."""
-
-STORM_NS = 150 * limits.MILLISECOND_NS
-"""What about the same time is: a backoff."""
 
 STORM_SHARE = 0.5
 """Of what such a sample asks for by the model, if a window went out like what they lack, so much is asked for then."""
@@ -41,9 +39,6 @@ SENT_TOGETHER = 1 << 16
 """Bytes that leave at once: at a low rate, a batch takes many control intervals."""
 
 WINDOWS_REMEMBERED = 512
-
-ADVICE_DATAGRAMS_MAX = 4
-"""Of advice about one gathering: 600 runs of slices; who lacks others asks for them again."""
 
 SETTLE_NS = 300 * limits.MILLISECOND_NS
 """After which a window that nobody asked for is taken to have needed no repair: planned, sent, and backed off."""
@@ -71,56 +66,6 @@ class _SentWindow:
     """Slice → largest deficit."""
     repaired: bool = False
     """The model's repair for it was planned."""
-
-
-class _Asked:
-    """The largest deficit of each slice that was asked for in one gathering. Memory: one byte a slice."""
-
-    def __init__(self, slice_count: int) -> None:
-        self._deficits = np.zeros(slice_count, np.uint8)
-        self._first, self._stop = slice_count, 0
-
-    def add(self, slices: Int64Array, deficits: Int64Array) -> None:
-        """Note deficits of slices, ascending."""
-        if len(slices):
-            self._deficits[slices] = np.maximum(self._deficits[slices], deficits)
-            self._first, self._stop = min(self._first, int(slices[0])), max(self._stop, int(slices[-1]) + 1)
-
-    def take(self) -> tuple[Int64Array, Int64Array]:
-        """Return ``(slices, deficits)``, both ``int64[n]``, and begin anew."""
-        part = self._deficits[self._first : self._stop]
-        slices = np.flatnonzero(part)
-        deficits = part[slices].astype(np.int64)
-        part[:] = 0
-        slices, self._first, self._stop = slices + self._first, len(self._deficits), 0
-        return slices, deficits
-
-
-class _UnderWay:
-    """What was asked for of late while its symbols were on their way to whoever asked, and how often."""
-
-    def __init__(self, slice_count: int) -> None:
-        self._asked = _Asked(slice_count)
-        self._count = 0
-        self._since_ns = 0
-
-    @property
-    def many(self) -> bool:
-        """Whether these alone are half of what the sender wants to hear, and the rest of the fleet is about to ask."""
-        return 2 * self._count * limits.SECOND_NS > limits.NACK_PER_S * STORM_NS
-
-    def add(self, slices: Int64Array, deficits: Int64Array, now: int) -> None:
-        """Note one receiver's deficits of slices, ascending."""
-        if now - self._since_ns > STORM_NS:
-            self._asked.take()
-            self._count, self._since_ns = 0, now
-        self._asked.add(slices, deficits)
-        self._count += 1
-
-    def take(self) -> tuple[Int64Array, Int64Array]:
-        """Return ``(slices, deficits)``, both ``int64[n]``, and begin anew."""
-        self._count = 0
-        return self._asked.take()
 
 
 class SenderFeedback:
@@ -177,8 +122,8 @@ class SenderFeedback:
         """Datagrams below it went out before the rate was last lowered."""
         self._nack_count = 0
         self._valve_ns = now
-        self._asked = {object_id: _Asked(each.partition.slice_count) for object_id, each in schedules.items()}
-        self._under_way = {object_id: _UnderWay(each.partition.slice_count) for object_id, each in schedules.items()}
+        self._asked = {object_id: Asked(each.partition.slice_count) for object_id, each in schedules.items()}
+        self._under_way = {object_id: UnderWay(each.partition.slice_count) for object_id, each in schedules.items()}
         self._speakers: dict[int, dict[int, tuple[int, float]]] = {object_id: {} for object_id in schedules}
         """Object → receiver → ``(instant, loss)`` of its last NACK."""
         self._storm = parity.FleetLoss()
@@ -381,25 +326,9 @@ class SenderFeedback:
             # What went out while NACKs were gathered is on its way or has arrived; whoever still lacks some then must
             # not wait for more of it.
             due = self._schedules[object_id].needed(slices)
-            told += _advice(object_id, slices[due], deficits[due], sequence)
-            told += self._advice_under_way(object_id, sent_below)
+            told += advice(object_id, slices[due], deficits[due], sequence)
+            told += self._under_way[object_id].take_advice(self._schedules[object_id], object_id, sent_below)
         return told
-
-    def _advice_under_way(self, object_id: int, sent_below: int) -> list[messages.RepairAdvice]:
-        """Return advice on what is laid out and has not left yet, to be waited for until it has passed."""
-        item = self._under_way[object_id]
-        if not item.many:
-            return []
-        slices, deficits = item.take()
-        schedule = self._schedules[object_id]
-        # Of what somebody needs beyond that, more was just promised.
-        due = (schedule.ends(slices) > sent_below) & ~schedule.needed(slices)
-        slices, deficits = slices[due], deficits[due]
-        ends = schedule.ends(slices)
-        told: list[messages.RepairAdvice] = []
-        for end in np.unique(ends).tolist():
-            told += _advice(object_id, slices[ends == end], deficits[ends == end], end)
-        return told[-ADVICE_DATAGRAMS_MAX:]
 
     def _take_storm(self, speakers: list[tuple[int, float]]) -> None:
         """Note what those that ask lose, ``(receiver, loss)``: most of the fleet will, at this rate."""
@@ -409,7 +338,7 @@ class SenderFeedback:
             self._note_loss(self._fleet.peers[index], loss, STORM_LOSS_DATAGRAMS)
             self._storm.move(None, min(loss, rate.FLOODED_LOSS))
 
-    def _repair_by_model(self, object_id: int, asked: _Asked, now: int) -> None:
+    def _repair_by_model(self, object_id: int, asked: Asked, now: int) -> None:
         """Repair every window that went out with too little, for the whole fleet, before the rest of it asks."""
         schedule = self._schedules[object_id]
         k = schedule.partition.source_symbols
@@ -587,16 +516,6 @@ class SenderFeedback:
         elif per_s < limits.NACK_PER_S / 4:
             self.feedback_scale = max(1, self.feedback_scale // 2)
         self._nack_count, self._valve_ns = 0, now
-
-
-def _advice(object_id: int, slices: Int64Array, deficits: Int64Array, sequence: int) -> list[messages.RepairAdvice]:
-    """Return the advice to wait for these until the stream has come to ``sequence``, so many datagrams at most."""
-    told: list[messages.RepairAdvice] = []
-    while len(slices) and len(told) < ADVICE_DATAGRAMS_MAX:
-        items, covered = encode_deficits(slices, deficits)
-        slices, deficits = slices[covered:], deficits[covered:]
-        told.append(messages.RepairAdvice(object_id, items, min(sequence, limits.SEQUENCE_MAX - 1)))
-    return told
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
