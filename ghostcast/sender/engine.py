@@ -26,7 +26,6 @@ from ghostcast.net import sockets
 from ghostcast.net.control import ControlEndpoint
 from ghostcast.net.transmit import BatchSender
 from ghostcast.sender.layout import (
-    BUFFERS_DEFAULT,
     FileBytes,
     MemoryBytes,
     ObjectBytes,
@@ -42,6 +41,7 @@ from protocol.extents import Extents
 from protocol.manifest import manifest_digest
 from protocol.messages import EndReason
 from protocol.partition import Partition
+from protocol.planned_windows import LARGE_WINDOWS, SMALL_WINDOWS, PlannedWindows
 from protocol.schedule import Window, window_slices
 from protocol.sender_events import Destination, Event, SessionParameters
 from protocol.sender_session import SenderSession
@@ -90,7 +90,8 @@ class SendEngine:
         self._encode_queue: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._transmit_queue: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._free_buffers: queue.SimpleQueue[TransmitBuffer] = queue.SimpleQueue()
-        self._windows_under_way = 0
+        self._free_small_buffers: queue.SimpleQueue[TransmitBuffer] = queue.SimpleQueue()
+        self._planned: PlannedWindows | None = None
         self._skip_data = False
         self._failure: BaseException | None = None
         self._interrupted = False
@@ -154,7 +155,9 @@ class SendEngine:
             parameters = self._parameters(opening.control_port)
             load_kernel()  # takes a sixth of the time that an answer takes, and is needed next
             # The first window can be sent while memory for the others is still being provided.
-            threads.append(_start_thread("memory", self._provide_buffers, *self._reserve_buffers(parameters)))
+            self._planned = PlannedWindows(parameters)
+            buffers = self._reserve_buffers(parameters, self._planned)
+            threads.append(_start_thread("memory", self._provide_buffers, buffers, self._planned.usual))
             await self._check_name_is_free(control, discovery, opening.asked_ns)
             self.session = SenderSession(parameters, self._wanted(parameters), time.monotonic_ns())
             datagram_size = wire.DATA_HEADER_SIZE + parameters.symbol_size
@@ -179,17 +182,17 @@ class SendEngine:
             self._encode_queue.put(_STOP)
             for thread in threads:
                 await asyncio.to_thread(thread.join)
-            self._free_buffers = queue.SimpleQueue()  # a sender that repeats would hold them until garbage is collected
+            # A sender that repeats would hold them until garbage is collected.
+            self._free_buffers, self._free_small_buffers = queue.SimpleQueue(), queue.SimpleQueue()
             if self._failure is not None:
                 raise self._failure
 
-    @staticmethod
-    def _reserve_buffers(parameters: SessionParameters) -> tuple[list[TransmitBuffer], int]:
-        """Return buffers for windows, and how many datagrams the first windows have."""
+    def _reserve_buffers(self, parameters: SessionParameters, planned: PlannedWindows) -> list[TransmitBuffer]:
+        """Set memory aside for every window that may be planned; return the buffers of the large ones."""
+        for _count in range(SMALL_WINDOWS):
+            self._free_small_buffers.put(TransmitBuffer(planned.small_max, parameters.symbol_size))
         count = window_datagrams_max(max(parameters.window_slices, parameters.window_slices_max))
-        slices = Partition(parameters.stream_size, parameters.symbol_size, parameters.source_symbols).slice_count
-        usual = min(parameters.window_slices, slices) * (parameters.source_symbols + limits.REPAIR_SYMBOLS_START)
-        return [TransmitBuffer(count, parameters.symbol_size) for _count in range(BUFFERS_DEFAULT)], usual
+        return [TransmitBuffer(count, parameters.symbol_size) for _count in range(LARGE_WINDOWS)]
 
     async def _check_name_is_free(self, control: ControlEndpoint, discovery: ControlEndpoint, asked_ns: int) -> None:
         """Leave if somebody serves this name already: receivers could not tell the two apart."""
@@ -330,16 +333,15 @@ class SendEngine:
         self._wake.clear()
 
     def _plan(self, session: SenderSession, now: int) -> None:
-        """Keep every transmit buffer busy, and no more windows planned than there are buffers."""
-        while self._windows_under_way < BUFFERS_DEFAULT:
-            window = session.poll_window(now)
-            if window is None:
-                return
-            self._windows_under_way += 1
+        """Keep the transmitter busy, with no more windows planned than there are buffers."""
+        assert self._planned is not None
+        while self._planned.room and (window := session.poll_window(now)) is not None:
+            self._planned.add(window)
             self._encode_queue.put(window)
 
     def _window_sent(self) -> None:
-        self._windows_under_way -= 1
+        assert self._planned is not None
+        self._planned.first_left()
         self._wake.set()
 
     def _failed(self, error: BaseException) -> None:
@@ -357,18 +359,20 @@ class SendEngine:
             self._free_buffers.put(buffer)
 
     def _encode_loop(self, encoder: WindowEncoder, loop: asyncio.AbstractEventLoop) -> None:
+        assert self._planned is not None
         while (item := self._encode_queue.get()) is not _STOP:
             if not isinstance(item, Window):
                 self._transmit_queue.put(item)
                 continue
-            buffer = self._free_buffers.get()
+            free = self._free_small_buffers if self._planned.is_small(item) else self._free_buffers
+            buffer = free.get()
             try:
                 with self.options.stages("lay out", item.datagram_count * buffer.rows.shape[1]):
                     rows = encoder.encode(item, buffer)
             except BaseException as error:
                 loop.call_soon_threadsafe(self._failed, error)
                 rows = buffer.rows[:0]
-            self._transmit_queue.put((rows, buffer))
+            self._transmit_queue.put((rows, buffer, free))
         self._transmit_queue.put(_STOP)
 
     def _next_to_transmit(self, sender: BatchSender) -> object:
@@ -393,9 +397,9 @@ class SendEngine:
                     sender.send_control(item)
                     continue
                 assert isinstance(item, tuple)
-                rows, buffer = item
+                rows, buffer, free = item
                 sender.send_rows(rows, rate, lambda: self._skip_data)
-                self._free_buffers.put(buffer)
+                free.put(buffer)
                 loop.call_soon_threadsafe(self._window_sent)
             except BaseException as error:
                 loop.call_soon_threadsafe(self._failed, error)

@@ -242,10 +242,6 @@ class WindowEncoder:
             self._sources[object_id].read_into(flat[: end - begin].data, begin)
 
 
-BUFFERS_DEFAULT = 3
-"""One being sent, one ready, one being filled."""
-
-
 def window_datagrams_max(window_slices: int) -> int:
     """Return how many datagrams the largest window has: every point of the code, for every slice."""
     return window_slices * limits.CODE_LENGTH

