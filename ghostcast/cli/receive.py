@@ -116,15 +116,24 @@ def receive(
 
     The exit status is 0 only if the whole image was verified, written and flushed to the disk.
     """
-    import psutil
+    from ghostcast.cli.run import (
+        begin_report,
+        check_session_name,
+        failure_status,
+        loading,
+        run_interruptible,
+        write_report,
+    )
 
-    from ghostcast.cli.receiver_view import choose_view
-    from ghostcast.cli.run import begin_report, check_session_name, failure_status, run_interruptible, write_report
-    from ghostcast.image.target import Target
-    from ghostcast.net.interfaces import choose_interface
-    from receivers.engine import ReceiveEngine
-    from receivers.options import ReceiveOptions
-    from receivers.reuse import ReusePolicy
+    with loading():
+        import psutil
+
+        from ghostcast.cli.receiver_view import choose_view
+        from ghostcast.image.target import Target
+        from ghostcast.net.interfaces import choose_interface
+        from receivers.engine import ReceiveEngine
+        from receivers.options import ReceiveOptions
+        from receivers.reuse import ReusePolicy
 
     begin_report(report, [target])
     engine: ReceiveEngine | None = None

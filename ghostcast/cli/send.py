@@ -141,8 +141,7 @@ def send(
 
     The exit status is 0 only if every receiver that joined has confirmed a verified copy.
     """
-    from ghostcast.cli.run import begin_report, failure_status, run_interruptible, write_report
-    from ghostcast.sender.opening import Opening
+    from ghostcast.cli.run import begin_report, failure_status, loading, run_interruptible, write_report
 
     path = choose_image(image, library)
     begin_report(report, [path])
@@ -150,7 +149,9 @@ def send(
     status, reason = ExitStatus.INTERNAL, ""
     stages = choose_stages(profile)
     try:
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, loading():
+            from ghostcast.sender.opening import Opening
+
             opened: ImageFile | None = None
             # The image is loaded while the answer to the opening's question is on its way, but where the question needs
             # the image's name, or something is wrong with it.
