@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-import secrets
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Annotated
@@ -145,7 +144,7 @@ def _locked(image: ImageFile) -> Generator[None, None, None]:
 
 
 def _replace(file: Path, data: bytes) -> None:
-    temporary = file.with_name(f".ghostcast-{secrets.token_hex(6)}.part")
+    temporary = file.with_name(f".ghostcast-{os.urandom(6).hex()}.part")
     try:
         try:
             with temporary.open("xb") as opened:

@@ -16,7 +16,6 @@ import errno
 import fcntl
 import functools
 import os
-import secrets
 import stat
 import struct
 import threading
@@ -133,7 +132,7 @@ class Target:
         target = cls._missing(path)
         target._replaces = target._file_path
         # In the same directory: a rename cannot cross file systems. Not made of the name, which may be at its limit.
-        target._file_path = target._file_path.with_name(f".ghostcast-{secrets.token_hex(6)}.part")
+        target._file_path = target._file_path.with_name(f".ghostcast-{os.urandom(6).hex()}.part")
         return target
 
     @classmethod

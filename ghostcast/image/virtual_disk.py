@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -97,7 +96,7 @@ def export_image(
         return
     _refuse_target(image, path, force)
     run_tool("qemu-img", ["qemu-img", "--version"])  # found missing now, not after the first half of the work
-    raw, made = (path.absolute().with_name(f".ghostcast-{secrets.token_hex(6)}.part") for _ in range(2))
+    raw, made = (path.absolute().with_name(f".ghostcast-{os.urandom(6).hex()}.part") for _ in range(2))
     driver = VIRTUAL_DISKS[format_name]
     options = ["-c"] if compress else []
     if driver == "vpc":
