@@ -119,6 +119,7 @@ class Ingest:
         self._buffer_size = buffer_size
         self._fetched_ns = 0
         self._pause = gathering.Pause()
+        self._arrivals = gathering.Arrivals()
         """What the next fetch comes after."""
         manifest, image, reception = limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE, session.reception
         self._memory = {
@@ -203,12 +204,14 @@ class Ingest:
         self._pause = gathering.Pause()
         with self._stages("session"):
             self._drive_session(now)
-        self._fetched_ns, before_ns = now, self._fetched_ns
+        self._fetched_ns, elapsed_s = now, (now - self._fetched_ns) / limits.SECOND_NS
         if batch is None:
             self._wait(now)
             self._fetched_ns = time.monotonic_ns()  # what comes next says nothing of a rate during the wait
-        elif not batch.full:
-            self._gather(len(batch.headers), (now - before_ns) / limits.SECOND_NS)
+            return
+        self._arrivals.add(batch.size, elapsed_s)
+        if not batch.full:
+            self._gather(len(batch.headers), elapsed_s)
 
     def _fetch(self) -> Batch | None:
         if self._paused:
@@ -272,7 +275,7 @@ class Ingest:
             aim=self._receiver.fetch_aim,
             lacking=image.lacking_count,
             buffer_size=self._buffer_size,
-            rate=self._session.sending_rate,
+            rate=self._arrivals.expected(self._session.sending_rate),
         )
         if image.missing_count and not reception.checking:
             with self._stages("wait"):

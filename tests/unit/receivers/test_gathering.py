@@ -78,3 +78,41 @@ def test_what_waited_for_the_end_of_a_long_pause_is_told(before: int, fetched: i
     pause = gathering.pause_after(before, 0.01, aim=AIM, lacking=1 << 20, buffer_size=LARGE, rate=SLOW)
     assert pause.overdue(fetched) is overdue
     assert not gathering.Pause().overdue(0)
+
+
+# --- what may come ----------------------------------------------------------------------------------------------------
+
+
+def arrivals(*fetches: tuple[float, float]) -> gathering.Arrivals:
+    """Fetches of so many bytes each, so many seconds apart."""
+    seen = gathering.Arrivals()
+    for size, elapsed_s in fetches:
+        seen.add(int(size), elapsed_s)
+    return seen
+
+
+def test_at_first_the_rate_that_was_told_may_come() -> None:
+    assert arrivals().expected(FAST) == FAST
+    assert arrivals((1000, 0.02)).expected(FAST) == FAST
+
+
+def test_where_much_less_comes_than_was_told_pauses_are_as_long_as_for_that() -> None:
+    seen = arrivals(*[(SLOW * 0.05, 0.05)] * 12)
+    assert seen.expected(FAST) == pytest.approx(gathering.SURGE * SLOW)
+    assert seen.expected(SLOW) == SLOW, "it cannot be more than was told"
+
+
+def test_the_most_that_came_lately_counts_and_is_forgotten() -> None:
+    quiet, burst = (SLOW * 0.05, 0.05), (0.1 * FAST * 0.05, 0.05)
+    assert arrivals(*[quiet] * 12, burst, *[quiet] * 5).expected(FAST) == pytest.approx(gathering.SURGE * 0.1 * FAST)
+    assert arrivals(*[quiet] * 12, burst, *[quiet] * 100).expected(FAST) == pytest.approx(gathering.SURGE * SLOW)
+
+
+def test_two_fetches_at_once_are_no_burst() -> None:
+    """What the second one brings came while the first was taken in."""
+    fetches = [(SLOW * 0.05, 0.05), (1440 * 32, 0.0001)] * 20
+    assert arrivals(*fetches).expected(FAST) < 2 * gathering.SURGE * SLOW
+
+
+def test_a_clock_that_stands_still_says_nothing() -> None:
+    assert arrivals(*[(1000, 0.0)] * 100).expected(FAST) == FAST
