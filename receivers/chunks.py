@@ -57,9 +57,9 @@ class Pool:
     """Memory for what a fetch brings and for the image's slices, provided by the kernel before there is any data.
 
     Left to the data, page faults slow the first tenths of a second of a fast session to a third. So it is provided
-    while nobody needs this host, all of it where much is free; when a session begins, what will be used next. Of the
-    slices' memory, the first half is for source symbols; the second, for repair symbols, is touched only where they
-    arrive, a few pages here and there.
+    while nobody needs this host, all of it where much is free; when a session begins, what is used, and as much again.
+    What may never be used gives way to all others. Of the slices' memory, the first half is for source symbols; the
+    second, for repair symbols, is touched only where they arrive, a few pages here and there.
     """
 
     def __init__(self, size: int) -> None:
@@ -70,7 +70,9 @@ class Pool:
         """For what a fetch brings."""
         self._size = size
         self._provided = 0
-        self._in_use = False
+        self._used = 0
+        self._goal = min(size, psutil.virtual_memory().available // _FREE_SHARE)
+        """Bytes to provide while nobody needs this host."""
         self._start(self._provide_in_advance)
 
     @staticmethod
@@ -79,16 +81,19 @@ class Pool:
             threading.Thread(target=work, name="pool", daemon=True).start()
 
     def _provide_in_advance(self) -> None:
-        enough = min(self._size, psutil.virtual_memory().available // _FREE_SHARE)
+        enough = self._goal
         libc.provide(self.fetched[:enough])
         libc.provide(self._up_to(min(2 * limits.RING_SIZE_FIRST, enough)))
+        self._provide_gently()
+
+    def _provide_gently(self) -> None:
         if sys.platform != "linux":
             return
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # of this thread alone, here
-        while self._provided < enough and not self._in_use:
+        while len(more := self._up_to(min(self._provided + _STEP_SIZE, self._goal))):
             begun_s, had_run_s = time.monotonic(), time.thread_time()
-            libc.provide(self._up_to(min(self._provided + _STEP_SIZE, enough)))
+            libc.provide(more)
             time.sleep(rest_s(time.monotonic() - begun_s, time.thread_time() - had_run_s))
 
     def _up_to(self, size: int) -> npt.NDArray[np.uint8]:
@@ -97,17 +102,22 @@ class Pool:
         return self._memory[begin : self._provided]
 
     def will_use(self, size: int) -> None:
-        """The first ``size`` bytes are in use: have as many again provided, in the background, content kept."""
-        more = self._up_to(2 * size)
-        if len(more):
+        """The first ``size`` bytes are in use: have them provided, and as many again, in the background."""
+        if size <= self._used:
+            return
+        self._used = size
+        if len(more := self._up_to(size)):
             self._start(functools.partial(libc.provide, more))
+        self._goal = min(2 * size, self._size)
+        if self._provided < self._goal:
+            self._start(self._provide_gently)
 
     def take(self, row_count: int, symbol_size: int) -> npt.NDArray[np.uint8]:
         """Return ``uint8[row_count, symbol_size]``, once a session, with whatever is in it.
 
         Freshly reserved where it is more than the pool holds.
         """
-        self._in_use = True
+        self._goal = 0  # until it is known how much of it is used
         if row_count * symbol_size > len(self._memory):
             return np.zeros((row_count, symbol_size), np.uint8)
         return self._memory[: row_count * symbol_size].reshape(row_count, symbol_size)

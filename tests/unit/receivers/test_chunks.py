@@ -144,6 +144,28 @@ def test_in_a_session_memory_is_provided_ahead_of_its_use_and_keeps_what_is_in_i
     assert not pool._memory[1000 * 1440 :].any()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, threads have no niceness of their own")
+def test_in_a_session_only_what_is_in_use_is_provided_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(0)
+    resident()
+    pool._memory, pool._size = np.zeros(96 << 20, np.uint8), 64 << 20
+    usual, provided = os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), {False: 0, True: 0}
+
+    def provide(memory: npt.NDArray[np.uint8]) -> bool:
+        gentle = os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) > usual
+        provided[gentle] += memory.nbytes
+        return True
+
+    monkeypatch.setattr(libc, "provide", provide)
+    pool.take(1000, 1440)
+    pool.will_use(20 << 20)
+    resident()
+    assert provided == {False: 20 << 20, True: 20 << 20}
+    pool.will_use(1 << 40)
+    resident()
+    assert provided == {False: (20 + 24) << 20, True: 20 << 20}
+
+
 def test_whoever_provides_memory_in_advance_leaves_the_processors_to_others() -> None:
     """Alone it is done within three times what the memory takes; among sixteen on two processors, it hardly runs."""
     assert rest_s(0.004, 0.004) <= 2 * 0.004
