@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from protocol import feedback, limits, messages, rate, wire
 from protocol.fleet import Address, Fleet, Peer, PeerState
+from protocol.lookahead import Lookahead
 from protocol.membership import Membership
 from protocol.messages import EndReason, SessionState
 from protocol.partition import Partition
@@ -78,6 +79,9 @@ class SenderSession:
             parameters.target_size_min, self.fleet, self._feedback, self._outbox, self.drops, now
         )
         self._notices = SenderNotices(parameters, self.fleet, self.schedules, self._feedback, self._outbox, now)
+        self._lookahead = Lookahead()
+        self._plan_ns: int | None = None
+        """When to plan more, where enough is planned."""
         self._opened_ns = now
         self._last_join_ns = now
 
@@ -150,11 +154,17 @@ class SenderSession:
         return self._outbox.transmits.popleft() if self._outbox.transmits else None
 
     def poll_window(self, now: int) -> Window | None:
-        """Return the next window of data to send, or None while there is none."""
+        """Return the next window of data to send, or None while there is none, or while enough is planned."""
+        self._plan_ns = None
         if self.state is SessionState.WAITING or self.ended is not None:
             return None
-        if any(s.pending for s in self.schedules.values()) and not self._feedback.affordable(self.sequence, now):
-            return None
+        wait_ns = self._lookahead.wait_ns(self.sequence, self.sent_below, now)
+        if any(s.pending for s in self.schedules.values()):
+            if not self._feedback.affordable(self.sequence, now):
+                return None
+            if wait_ns:
+                self._plan_ns = now + wait_ns
+                return None
         gathered, slices = self._feedback.gathered(now), self._window_slices(now)
         surplus = self._feedback.surplus(slices, now)
         for schedule in self.schedules.values():
@@ -180,12 +190,13 @@ class SenderSession:
                 due.append(self._opened_ns + start.max_wait_ns)
             if start.quiet_ns is not None and self.fleet.live_count:
                 due.append(self._last_join_ns + start.quiet_ns)
-        if self._feedback.gather_until_ns is not None:
-            due.append(self._feedback.gather_until_ns)
+        due += [at for at in (self._feedback.gather_until_ns, self._plan_ns) if at is not None]
         return min(due)
 
     def handle_timeout(self, now: int) -> None:
         """Do what is due."""
+        if self._plan_ns is not None and now >= self._plan_ns:
+            self._plan_ns = None  # whoever drives this asks for a window now
         if self.ended is not None:
             self._notices.repeat_end(messages.End(self.ended, self.end_text), now)
             return
