@@ -71,17 +71,17 @@ class Pool:
         self._size = size
         self._provided = 0
         self._used = 0
-        self._goal = min(size, psutil.virtual_memory().available // _FREE_SHARE)
+        enough = min(size, psutil.virtual_memory().available // _FREE_SHARE)
+        self._goal = enough
         """Bytes to provide while nobody needs this host."""
-        self._start(self._provide_in_advance)
+        self._start(functools.partial(self._provide_in_advance, enough))
 
     @staticmethod
     def _start(work: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # no more threads are allowed: the memory comes with the data
             threading.Thread(target=work, name="pool", daemon=True).start()
 
-    def _provide_in_advance(self) -> None:
-        enough = self._goal
+    def _provide_in_advance(self, enough: int) -> None:
         libc.provide(self.fetched[:enough])
         libc.provide(self._up_to(min(2 * limits.RING_SIZE_FIRST, enough)))
         self._provide_gently()

@@ -1,8 +1,8 @@
 """How long the ingest thread leaves datagrams in the kernel, so that one fetch brings many.
 
 A fetch and all that follows costs 0.3 ms whatever it brings, and a millisecond or two where many receivers share the
-processor's caches. Knows figures only. The invariant: what comes during a pause fits a part of the receive buffer, even
-at the rate that the sender told, or, once a while has shown what gets through of that, at four times as much.
+processor's caches. Knows figures only. The invariant: what comes during a pause fits the receive buffer, even where the
+stream is suddenly as fast as the sender told.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ TRICKLE = 32
 LACKING_SHARE = 0.25
 """Share of what is still lacking that a fetch should bring at most: the last datagrams are not left waiting."""
 
-BUFFER_SHARE = 0.25
-"""Share of the receive buffer that may fill up during a pause at the rate that is expected: a datagram takes up to two
-times its size there, and a search for the rate goes up by half at each step, faster than it is told."""
+BUFFER_SHARE, BUFFER_SHARE_MAX = 0.25, 0.75
+"""Shares of the receive buffer that may fill up during a pause, at the rate that is expected and at the one that was
+told: a search for the rate goes up by half at each step, faster than it is told, and this thread may be late. (That a
+datagram takes up to twice its size there is no part of it: Linux grants twice of what counts as the buffer here.)"""
 
 SURGE = 4.0
-"""What arrives may suddenly be so many times as much as lately. Where something else than its pace holds the sender
-back, for which 6 Gbit/s were told and 0.2 came, pauses for the former had sixteen receivers on two processors turn 220
-times where 80 did."""
+"""So many times as much as came lately is expected. Where something else than its pace holds the sender back, for which
+6 Gbit/s were told and 0.2 came, pauses for the former had sixteen receivers on two processors turn 220 times where 80
+did."""
 
 _SAMPLE_S = 0.02
 _SAMPLES = 25
@@ -53,7 +54,7 @@ class Arrivals:
             self._bytes, self._seconds = 0, 0.0
 
     def expected(self, told: float) -> float:
-        """Return how many bytes per second may come now, where the sender paces at ``told``."""
+        """Return how many bytes per second to expect now, where the sender paces at ``told``."""
         return told if len(self._samples) < _SAMPLES_MIN else min(told, SURGE * max(self._samples))
 
 
@@ -73,7 +74,9 @@ class Pause:
         return self.seconds * limits.SECOND_NS > limits.GRTT_MIN_NS and datagrams < self.expected / 2
 
 
-def pause_after(datagrams: int, elapsed_s: float, *, aim: int, lacking: int, buffer_size: int, rate: float) -> Pause:
+def pause_after(
+    datagrams: int, elapsed_s: float, *, aim: int, lacking: int, buffer_size: int, told: float, expected: float
+) -> Pause:
     """Return how long to wait after a fetch; 0 s where that is not worth while.
 
     Args:
@@ -82,13 +85,15 @@ def pause_after(datagrams: int, elapsed_s: float, *, aim: int, lacking: int, buf
         aim: datagrams that the next one should bring.
         lacking: datagrams that have to come.
         buffer_size: bytes of the receive buffer.
-        rate: bytes per second that may come (``Arrivals.expected``).
+        told: bytes per second that the sender paces at.
+        expected: bytes per second that come, for all that is known (``Arrivals``).
     """
     seconds = PAUSE_TRICKLE_S
     if datagrams > TRICKLE:
         each_s = elapsed_s / datagrams
         seconds = min(max(LACKING_SHARE * lacking * each_s, PAUSE_TRICKLE_S), aim * each_s)
-    seconds = min(seconds, PAUSE_MAX_S, BUFFER_SHARE * buffer_size / rate)
+    room_s = buffer_size * min(BUFFER_SHARE / expected, BUFFER_SHARE_MAX / told)
+    seconds = min(seconds, PAUSE_MAX_S, room_s)
     if seconds < PAUSE_MIN_S:
         return Pause()
     return Pause(seconds, datagrams * seconds / elapsed_s if elapsed_s else 0.0)  # a coarse clock may not have moved

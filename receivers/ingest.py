@@ -269,13 +269,15 @@ class Ingest:
         """Leave what comes in the kernel for a while, after a fetch that brought so much."""
         reception = self._session.reception
         image = reception.assembly(limits.OBJECT_IMAGE)
+        told = self._session.sending_rate
         self._pause = gathering.pause_after(
             datagrams,
             elapsed_s,
             aim=self._receiver.fetch_aim,
             lacking=image.lacking_count,
             buffer_size=self._buffer_size,
-            rate=self._arrivals.expected(self._session.sending_rate),
+            told=told,
+            expected=self._arrivals.expected(told),
         )
         if image.missing_count and not reception.checking:
             with self._stages("wait"):

@@ -14,8 +14,23 @@ LARGE, SMALL = 64 << 20, 1 << 20
 AIM = 1600
 
 
-def pause_ms(datagrams: int, elapsed_ms: float, lacking: int = 1 << 20, size: int = LARGE, rate: float = SLOW) -> float:
-    pause = gathering.pause_after(datagrams, elapsed_ms / 1000, aim=AIM, lacking=lacking, buffer_size=size, rate=rate)
+def pause_ms(
+    datagrams: int,
+    elapsed_ms: float,
+    lacking: int = 1 << 20,
+    size: int = LARGE,
+    rate: float = SLOW,
+    expected: float | None = None,
+) -> float:
+    pause = gathering.pause_after(
+        datagrams,
+        elapsed_ms / 1000,
+        aim=AIM,
+        lacking=lacking,
+        buffer_size=size,
+        told=rate,
+        expected=rate if expected is None else expected,
+    )
     return 1000 * pause.seconds
 
 
@@ -60,6 +75,13 @@ def test_what_comes_meanwhile_fits_the_buffer_even_if_the_stream_is_suddenly_as_
     assert pause_ms(datagrams, 100, size=size, rate=rate) / 1000 * rate <= size / 4
 
 
+@pytest.mark.parametrize("size", [LARGE, SMALL])
+def test_where_less_is_expected_than_was_told_the_buffer_still_holds_what_was_told(size: int) -> None:
+    pause = pause_ms(1000, 50, size=size, rate=FAST, expected=SLOW)
+    assert pause >= 2 * pause_ms(1000, 50, size=size, rate=FAST)
+    assert pause / 1000 * FAST <= 0.75 * size
+
+
 def test_a_small_buffer_under_a_fast_stream_is_never_left_alone() -> None:
     assert pause_ms(500, 5, size=SMALL, rate=FAST) == 0
 
@@ -75,7 +97,7 @@ def test_a_small_buffer_under_a_fast_stream_is_never_left_alone() -> None:
     ],
 )
 def test_what_waited_for_the_end_of_a_long_pause_is_told(before: int, fetched: int, overdue: bool) -> None:
-    pause = gathering.pause_after(before, 0.01, aim=AIM, lacking=1 << 20, buffer_size=LARGE, rate=SLOW)
+    pause = gathering.pause_after(before, 0.01, aim=AIM, lacking=1 << 20, buffer_size=LARGE, told=SLOW, expected=SLOW)
     assert pause.overdue(fetched) is overdue
     assert not gathering.Pause().overdue(0)
 
