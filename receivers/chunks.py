@@ -70,6 +70,7 @@ class Pool:
         """For what a fetch brings."""
         self._size = size
         self._provided = 0
+        self._provided_lock = threading.Lock()
         self._used = 0
         enough = min(size, psutil.virtual_memory().available // _FREE_SHARE)
         self._goal = enough
@@ -98,8 +99,9 @@ class Pool:
 
     def _up_to(self, size: int) -> npt.NDArray[np.uint8]:
         """Return what was not asked for yet of the first ``size`` bytes, once."""
-        begin, self._provided = self._provided, max(self._provided, min(size, self._size))
-        return self._memory[begin : self._provided]
+        with self._provided_lock:
+            begin, self._provided = self._provided, max(self._provided, min(size, self._size))
+            return self._memory[begin : self._provided]
 
     def will_use(self, size: int) -> None:
         """The first ``size`` bytes are in use: have them provided, and as many again, in the background."""
@@ -117,7 +119,7 @@ class Pool:
 
         Freshly reserved where it is more than the pool holds.
         """
-        self._goal = 0  # until it is known how much of it is used
+        self._used = self._goal = 0  # until it is known how much of it is used
         if row_count * symbol_size > len(self._memory):
             return np.zeros((row_count, symbol_size), np.uint8)
         return self._memory[: row_count * symbol_size].reshape(row_count, symbol_size)

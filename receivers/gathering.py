@@ -47,7 +47,9 @@ class Arrivals:
         self._bytes, self._seconds = 0, 0.0
 
     def add(self, size: int, elapsed_s: float) -> None:
-        """Take in that a fetch brought so many bytes, so long after the one before it."""
+        """Take in that a fetch brought so many bytes, so long after the one before it; none say nothing of a rate."""
+        if not size:
+            return
         self._bytes, self._seconds = self._bytes + size, self._seconds + elapsed_s
         if self._seconds >= _SAMPLE_S:
             self._samples.append(self._bytes / self._seconds)

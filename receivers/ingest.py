@@ -119,8 +119,8 @@ class Ingest:
         self._buffer_size = buffer_size
         self._fetched_ns = 0
         self._pause = gathering.Pause()
-        self._arrivals = gathering.Arrivals()
         """What the next fetch comes after."""
+        self._arrivals = gathering.Arrivals()
         manifest, image, reception = limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE, session.reception
         self._memory = {
             manifest: ObjectMemory(reception.partition(manifest), reception.assembly(manifest)),

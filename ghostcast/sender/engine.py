@@ -398,9 +398,11 @@ class SendEngine:
                     continue
                 assert isinstance(item, tuple)
                 rows, buffer, free = item
-                sender.send_rows(rows, rate, lambda: self._skip_data)
-                free.put(buffer)
-                loop.call_soon_threadsafe(self._window_sent)
+                try:
+                    sender.send_rows(rows, rate, lambda: self._skip_data)
+                finally:
+                    free.put(buffer)
+                    loop.call_soon_threadsafe(self._window_sent)
             except BaseException as error:
                 loop.call_soon_threadsafe(self._failed, error)
 

@@ -5,6 +5,8 @@ Method: its function, called with figures; the thread at work is tested by whole
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from receivers import gathering
@@ -136,5 +138,32 @@ def test_two_fetches_at_once_are_no_burst() -> None:
     assert arrivals(*fetches).expected(FAST) < 2 * gathering.SURGE * SLOW
 
 
+def test_what_brings_no_data_says_nothing_of_a_rate() -> None:
+    """Where the stream rests, control comes twice in 100 ms; after the pause, the second one is alone."""
+    seen = arrivals(*[(SLOW * 0.05, 0.05)] * 12, *[(0, 0.006)] * 1000)
+    assert seen.expected(FAST) == pytest.approx(gathering.SURGE * SLOW)
+    assert arrivals(*[(0, 0.006)] * 1000).expected(FAST) == FAST
+
+
 def test_a_clock_that_stands_still_says_nothing() -> None:
     assert arrivals(*[(1000, 0.0)] * 100).expected(FAST) == FAST
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_is_fetched_there_is_a_pause(seed: int) -> None:
+    rng, seen = random.Random(seed), gathering.Arrivals()
+    for _fetch in range(2000):
+        datagrams = rng.choice((0, 0, 0, 1, 40, 1600))
+        elapsed_s = rng.choice((0.0, 1e-6, 0.006, 0.1, 1e6))
+        seen.add(datagrams * 1472, elapsed_s)
+        told = rng.choice((1e4, SLOW, FAST))
+        pause = gathering.pause_after(
+            datagrams,
+            elapsed_s,
+            aim=AIM,
+            lacking=rng.choice((0, 1, 1 << 20)),
+            buffer_size=rng.choice((SMALL, LARGE)),
+            told=told,
+            expected=seen.expected(told),
+        )
+        assert 0 <= pause.seconds <= gathering.PAUSE_MAX_S
