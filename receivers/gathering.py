@@ -82,7 +82,8 @@ def pause_after(
     """Return how long to wait after a fetch; 0 s where that is not worth while.
 
     Args:
-        datagrams: data datagrams that the last fetch brought.
+        datagrams: data datagrams of the image that the last fetch brought: how fast the manifest came says nothing of
+            what follows it.
         elapsed_s: time since the fetch before it.
         aim: datagrams that the next one should bring.
         lacking: datagrams that have to come.

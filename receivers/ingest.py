@@ -198,9 +198,10 @@ class Ingest:
         self._paused = fill > (RESUME_FILL if self._paused else PAUSE_FILL)
         batch = self._fetch()
         now = time.monotonic_ns()
+        brought = 0
         if batch is not None:
             session.reception.overdue = self._pause.overdue(len(batch.headers))
-            self._take_batch(batch, now)
+            brought = self._take_batch(batch, now)
         self._pause = gathering.Pause()
         with self._stages("session"):
             self._drive_session(now)
@@ -211,7 +212,7 @@ class Ingest:
             return
         self._arrivals.add(batch.size, elapsed_s)
         if not batch.full:
-            self._gather(len(batch.headers), elapsed_s)
+            self._gather(brought, elapsed_s)
 
     def _fetch(self) -> Batch | None:
         if self._paused:
@@ -266,7 +267,7 @@ class Ingest:
         self._waiting = False
 
     def _gather(self, datagrams: int, elapsed_s: float) -> None:
-        """Leave what comes in the kernel for a while, after a fetch that brought so much."""
+        """Leave what comes in the kernel for a while, after a fetch that brought so much of the image."""
         reception = self._session.reception
         image = reception.assembly(limits.OBJECT_IMAGE)
         told = self._session.sending_rate
@@ -296,17 +297,18 @@ class Ingest:
         if len(outbox) > before:
             self._wake_loop()
 
-    def _take_batch(self, batch: Batch, now: int) -> None:
+    def _take_batch(self, batch: Batch, now: int) -> int:
+        """Take everything in; returns how many symbols of the image there were, wanted or not."""
         for datagram in batch.control:
             self._session.receive_datagram(datagram, now)
-        headers, kept = batch.headers, None
+        headers, kept, brought = batch.headers, None, 0
         if not len(headers):
-            return
+            return 0
         if self._loss_rng is not None:
             kept = np.flatnonzero(self._loss_rng.random(len(headers)) >= self._options.inject_loss)
             headers = headers[kept]
             if not len(headers):
-                return
+                return 0
         with self._stages("place", len(headers) * wire.DATA_HEADER_SIZE):
             placements = self._session.receive_symbols(headers, now)
         for placement in placements:
@@ -315,8 +317,11 @@ class Ingest:
             places = placement.rows
             with self._stages("scatter", len(places) * rows.shape[1]):
                 self._receiver.scatter(batch, indices, places, rows)
+            if placement.object_id == limits.OBJECT_IMAGE:
+                brought += len(places)
         image = self._session.reception.assembly(limits.OBJECT_IMAGE)
         self._pool.will_use(image.slots_in_turn * image.partition.slice_size)
+        return brought
 
     def _count_drops(self, now: int) -> None:
         self._drops_due_ns = now + DROPS_INTERVAL_NS
