@@ -163,7 +163,7 @@ class ReceiveEngine:
                 self.found, self._successor = found, Successor(found)
                 self._tell(functools.partial(self.observer.found, found))
                 self.session_count += 1
-                await self._take_part(found, control, discovery)
+                await self._take_part(found, control_socket, control, discovery)
                 found = await self._find_again(control, discovery)
 
     async def _find(self, control: ControlEndpoint, discovery: ControlEndpoint) -> Found | None:
@@ -217,7 +217,9 @@ class ReceiveEngine:
                 successor.receive_datagram(datagram, address)
         return None if self._interrupted else successor.found
 
-    async def _take_part(self, found: Found, control: ControlEndpoint, discovery: ControlEndpoint) -> None:
+    async def _take_part(
+        self, found: Found, control_socket: socket.socket, control: ControlEndpoint, discovery: ControlEndpoint
+    ) -> None:
         group = sockets.group_address(found.announce.group)
         if group is None:
             raise UsageError("the session announces a data group that is no multicast address: refused")
@@ -245,9 +247,10 @@ class ReceiveEngine:
                 self.pool,
                 self.options,
                 data_socket,
+                control_socket,
                 buffer.granted,
                 tell=self._tell_from_thread,
-                wake_loop=self._wake_from_thread,
+                on_end=self._wake_from_thread,
             )
             with contextlib.closing(ingest):
                 self.started_ns = self.started_ns or time.monotonic_ns()
@@ -262,13 +265,12 @@ class ReceiveEngine:
                         ingest.interrupt()
                     await asyncio.to_thread(ingest.join)
                     self.ended_ns, self.error = ingest.ended_ns, ingest.error
-                await self._flush(control, ingest)
                 if ingest.crash is not None:
                     raise ingest.crash
         self._tell(self.observer.progress)
 
     async def _serve(self, found: Found, control: ControlEndpoint, discovery: ControlEndpoint, ingest: Ingest) -> None:
-        """Carry control datagrams between the network and the ingest thread until that thread ends."""
+        """Carry control datagrams from the network to the ingest thread until that thread ends."""
         loop = asyncio.get_running_loop()
         progress_due = loop.time()
         assert self._successor is not None
@@ -282,7 +284,6 @@ class ReceiveEngine:
                 ingest.deliver(arrived)
             if self._interrupted:
                 ingest.interrupt()
-            await self._flush(control, ingest)
             if loop.time() >= progress_due:
                 progress_due = loop.time() + PROGRESS_INTERVAL_S
                 self._tell(self.observer.progress)
@@ -293,11 +294,6 @@ class ReceiveEngine:
         """Call an observer; a terminal or a log that is gone must not end the session."""
         with contextlib.suppress(OSError):
             call()
-
-    @staticmethod
-    async def _flush(control: ControlEndpoint, ingest: Ingest) -> None:
-        while ingest.outbox:
-            await control.send(*ingest.outbox.popleft())
 
     async def _sleep(self, seconds: float) -> None:
         handle = asyncio.get_running_loop().call_later(seconds, self._wake_loop.set)

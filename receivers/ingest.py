@@ -1,8 +1,8 @@
 """The ingest thread: owner of one session's machine, of its data socket and of the memory of its slices.
 
 It fetches batches, moves payloads to their rows, hands what is ready to the workers, and does what the machine asks.
-Knows the target only as jobs (``target_work``); must not know the control plane's sockets nor asyncio: datagrams, the
-wish to end and what an observer is to be told pass through queues and one callback.
+Knows the target only as jobs (``target_work``); sends control datagrams itself, but does not receive them, and must not
+know asyncio: those that come, the wish to end and what an observer is to be told pass through queues and callbacks.
 """
 
 from __future__ import annotations
@@ -75,9 +75,10 @@ class Ingest:
         pool: Pool,
         options: ReceiveOptions,
         data_socket: socket.socket,
+        control_socket: socket.socket,
         buffer_size: int,
         tell: Callable[[Callable[[Observer], None]], None],
-        wake_loop: Callable[[], None],
+        on_end: Callable[[], None],
     ) -> None:
         """Reserve what a session needs.
 
@@ -88,12 +89,11 @@ class Ingest:
             pool: memory for the image's slices.
             options: what a person chose.
             data_socket: joined to the data group; stays its owner's to close.
+            control_socket: non-blocking, only sent from; stays its owner's, who may use it meanwhile.
             buffer_size: bytes that the kernel granted it.
             tell: tells an observer something, from this thread.
-            wake_loop: called, from this thread, when there is something in ``outbox`` or it has ended.
+            on_end: called, from this thread, when it has ended.
         """
-        self.outbox: collections.deque[tuple[bytes, tuple[str, int]]] = collections.deque()
-        """Control datagrams to send, and where to."""
         self.ended_ns: int | None = None
         """When the session was over; None while it is not."""
         self.error: GhostcastError | None = None
@@ -104,9 +104,9 @@ class Ingest:
         self._successor = successor
         self._work = work
         self._options = options
-        self._socket = data_socket
+        self._socket, self._control_socket = data_socket, control_socket
         self._tell = tell
-        self._wake_loop = wake_loop
+        self._on_end = on_end
         self._inbox: collections.deque[bytes] = collections.deque()
         self._interrupted = False
         self._waiting = False
@@ -190,7 +190,7 @@ class Ingest:
         finally:
             self._workers.close()
             self.ended_ns = time.monotonic_ns()
-            self._wake_loop()
+            self._on_end()
 
     def _turn(self) -> None:
         session = self._session
@@ -288,14 +288,17 @@ class Ingest:
             self._wait_for(self._pause.seconds * 1000, data=False)
 
     def _send_out(self) -> None:
-        session, outbox = self._session, self.outbox
-        before = len(outbox)
+        session = self._session
         while (datagram := session.poll_transmit()) is not None:
-            outbox.append((datagram, session.found.control_address))
+            self._send(datagram, session.found.control_address)
         while (datagram := session.poll_group_transmit()) is not None:
-            outbox.append((datagram, (limits.DISCOVERY_GROUP, self._options.port)))
-        if len(outbox) > before:
-            self._wake_loop()
+            self._send(datagram, (limits.DISCOVERY_GROUP, self._options.port))
+
+    def _send(self, datagram: bytes, address: tuple[str, int]) -> None:
+        """Send a control datagram; a network that refuses it is as good as one that loses it."""
+        # From here, not by way of the loop: to wake its thread, and to wait for this one's turn again, takes longer.
+        with contextlib.suppress(OSError):
+            self._control_socket.sendto(datagram, address)
 
     def _take_batch(self, batch: Batch, now: int) -> int:
         """Take everything in; returns how many symbols of the image there were, wanted or not."""
