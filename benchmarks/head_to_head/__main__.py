@@ -21,7 +21,15 @@ from benchmarks.head_to_head import plots
 from benchmarks.head_to_head.figures import CellResult, Spread, fixed_costs
 from benchmarks.head_to_head.goals import Verdict, verdicts
 from benchmarks.head_to_head.layouts import LAB_PROGRAMS, built
-from benchmarks.head_to_head.machine import GHOSTCAST, ROOT, Unusable, check_machine, describe_machine, tuned
+from benchmarks.head_to_head.machine import (
+    GHOSTCAST,
+    ROOT,
+    Unusable,
+    check_machine,
+    compile_modules,
+    describe_machine,
+    tuned,
+)
 from benchmarks.head_to_head.measuring import Failure, Say, measure
 from benchmarks.head_to_head.options import parse_arguments
 from benchmarks.head_to_head.profiling import profile
@@ -43,6 +51,7 @@ def run_benchmark(cells: Sequence[Cell], options: argparse.Namespace) -> int:
         error_console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     _check(cells, options.directory)
+    compile_modules()
     if options.json:
         try:
             options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import datetime
 import os
@@ -29,6 +30,10 @@ Package = tuple[str, str]
 """A program, and the Debian package that has it."""
 
 
+MODULES = ("protocol", "receivers", "ghostcast")
+"""What those are in."""
+
+
 class Unusable(Exception):
     """Nothing can be measured here and so; the message says why and what to do."""
 
@@ -43,6 +48,16 @@ def run_command(*command: str) -> str:
     if done.returncode:
         raise Unusable(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
+
+
+def compile_modules() -> None:
+    """Compile the checkout's modules, as an installation does.
+
+    Where Python is told to keep nothing that it compiled (``PYTHONDONTWRITEBYTECODE``), each command of a fresh
+    checkout would compile them anew: 0.13 s until the first word.
+    """
+    for package in MODULES:
+        compileall.compile_dir(ROOT / package, quiet=2)  # one that cannot be written to is as slow as it is
 
 
 def describe_machine(packages: Iterable[str]) -> dict[str, object]:
