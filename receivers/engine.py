@@ -1,8 +1,8 @@
 """The receiving engine: one receiver, from the first ANNOUNCE heard to DONE confirmed.
 
 This is the *loop* thread, which runs the control plane (asyncio). Of each session the *ingest* thread (``ingest``) owns
-the machine and the data; what takes time is done by the *workers*. Threads pass datagrams, outcomes and results;
-nothing else is shared but pinned slices.
+the machine and the data, and sends its control datagrams; what takes time is done by the *workers*. Threads pass
+datagrams, outcomes and results; nothing else is shared but pinned slices and the control socket.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class Ingest:
         self._fetched_ns = 0
         self._pause = gathering.Pause()
         """What the next fetch comes after."""
-        self._arrivals = gathering.Arrivals()
+        self._arrivals, self._succession = gathering.Arrivals(), gathering.Succession()
         manifest, image, reception = limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE, session.reception
         self._memory = {
             manifest: ObjectMemory(reception.partition(manifest), reception.assembly(manifest)),
@@ -198,10 +198,10 @@ class Ingest:
         self._paused = fill > (RESUME_FILL if self._paused else PAUSE_FILL)
         batch = self._fetch()
         now = time.monotonic_ns()
-        brought = 0
+        goes_on = False
         if batch is not None:
             session.reception.overdue = self._pause.overdue(len(batch.headers))
-            brought = self._take_batch(batch, now)
+            goes_on = self._succession.goes_on(self._take_batch(batch, now))
         self._pause = gathering.Pause()
         with self._stages("session"):
             self._drive_session(now)
@@ -212,7 +212,7 @@ class Ingest:
             return
         self._arrivals.add(batch.size, elapsed_s)
         if not batch.full:
-            self._gather(brought, elapsed_s)
+            self._gather(len(batch.headers) if goes_on else 0, elapsed_s)
 
     def _fetch(self) -> Batch | None:
         if self._paused:
@@ -267,7 +267,7 @@ class Ingest:
         self._waiting = False
 
     def _gather(self, datagrams: int, elapsed_s: float) -> None:
-        """Leave what comes in the kernel for a while, after a fetch that brought so much of the image."""
+        """Leave what comes in the kernel for a while, after a fetch that brought so much."""
         reception = self._session.reception
         image = reception.assembly(limits.OBJECT_IMAGE)
         told = self._session.sending_rate
@@ -300,18 +300,18 @@ class Ingest:
         with contextlib.suppress(OSError):
             self._control_socket.sendto(datagram, address)
 
-    def _take_batch(self, batch: Batch, now: int) -> int:
-        """Take everything in; returns how many symbols of the image there were, wanted or not."""
+    def _take_batch(self, batch: Batch, now: int) -> int | None:
+        """Take everything in; returns the last object of which there were symbols, wanted or not."""
         for datagram in batch.control:
             self._session.receive_datagram(datagram, now)
-        headers, kept, brought = batch.headers, None, 0
+        headers, kept = batch.headers, None
         if not len(headers):
-            return 0
+            return None
         if self._loss_rng is not None:
             kept = np.flatnonzero(self._loss_rng.random(len(headers)) >= self._options.inject_loss)
             headers = headers[kept]
             if not len(headers):
-                return 0
+                return None
         with self._stages("place", len(headers) * wire.DATA_HEADER_SIZE):
             placements = self._session.receive_symbols(headers, now)
         for placement in placements:
@@ -320,11 +320,9 @@ class Ingest:
             places = placement.rows
             with self._stages("scatter", len(places) * rows.shape[1]):
                 self._receiver.scatter(batch, indices, places, rows)
-            if placement.object_id == limits.OBJECT_IMAGE:
-                brought += len(places)
         image = self._session.reception.assembly(limits.OBJECT_IMAGE)
         self._pool.will_use(image.slots_in_turn * image.partition.slice_size)
-        return brought
+        return max((placement.object_id for placement in placements), default=None)
 
     def _count_drops(self, now: int) -> None:
         self._drops_due_ns = now + DROPS_INTERVAL_NS

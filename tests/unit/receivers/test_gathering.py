@@ -9,6 +9,7 @@ import random
 
 import pytest
 
+from protocol import limits
 from receivers import gathering
 
 FAST, SLOW = 1.25e9, 24e6
@@ -136,6 +137,22 @@ def test_two_fetches_at_once_are_no_burst() -> None:
     """What the second one brings came while the first was taken in."""
     fetches = [(SLOW * 0.05, 0.05), (1440 * 32, 0.0001)] * 20
     assert arrivals(*fetches).expected(FAST) < 2 * gathering.SURGE * SLOW
+
+
+def test_only_a_fetch_that_goes_on_with_the_last_one_says_how_fast_it_comes() -> None:
+    """Control, the manifest, nothing, the image, a datagram of control between, the manifest once more for others."""
+    manifest, image = limits.OBJECT_MANIFEST, limits.OBJECT_IMAGE
+    succession = gathering.Succession()
+    brought = [None, manifest, manifest, None, None, image, image, image, None, image, image, manifest, image, image]
+    assert [succession.goes_on(newest) for newest in brought] == [
+        False, False, True, False, False, False, True, True, False, False, True, False, False, True,
+    ]  # fmt: skip
+
+
+def test_what_does_not_go_on_is_looked_for_again_soon() -> None:
+    """The image's first 300 datagrams came in the last of 7 ms: at 6 Gbit/s, a pause by that would bring 16 MB."""
+    assert pause_ms(300, 7, rate=7.5e8) > 20
+    assert pause_ms(0, 7, rate=7.5e8) == gathering.PAUSE_TRICKLE_S * 1000
 
 
 def test_what_brings_no_data_says_nothing_of_a_rate() -> None:
