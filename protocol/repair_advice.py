@@ -79,7 +79,7 @@ class UnderWay:
         slices, deficits = slices[due], deficits[due]
         ends = schedule.ends(slices)
         told: list[messages.RepairAdvice] = []
-        for end in sorted(set(ends.tolist())):
+        for end in sorted(set(ends.tolist())):  # np.unique would load numpy's masked arrays for it, in a storm
             told += advice(object_id, slices[ends == end], deficits[ends == end], end)
         return told[-ADVICE_DATAGRAMS_MAX:]
 
