@@ -20,6 +20,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 GHOSTCAST = (sys.executable, "-m", "ghostcast.cli.main")
 """As a module of this checkout, the one that the results name, whatever else is installed."""
 
+_SOURCES = ("protocol", "receivers", "ghostcast")
+"""The directories that it is made of."""
+
 TUNED_BUFFER_SIZE = 1 << 24
 
 _COMMAND_TIMEOUT_S = 600
@@ -28,10 +31,6 @@ _BUFFER_SETTINGS = ("rmem_default", "rmem_max")  # udpcast asks for no size and 
 
 Package = tuple[str, str]
 """A program, and the Debian package that has it."""
-
-
-MODULES = ("protocol", "receivers", "ghostcast")
-"""What those are in."""
 
 
 class Unusable(Exception):
@@ -56,8 +55,8 @@ def compile_modules() -> None:
     Where Python is told to keep nothing that it compiled (``PYTHONDONTWRITEBYTECODE``), each command of a fresh
     checkout would compile them anew: 0.13 s until the first word.
     """
-    for package in MODULES:
-        compileall.compile_dir(ROOT / package, quiet=2)  # one that cannot be written to is as slow as it is
+    for directory in _SOURCES:
+        compileall.compile_dir(ROOT / directory, quiet=2)  # one that cannot be written to is as slow as it is
 
 
 def describe_machine(packages: Iterable[str]) -> dict[str, object]:
