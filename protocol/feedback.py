@@ -79,9 +79,12 @@ def poll_delay_ns(receivers: int) -> int:
     return min(max(wished, limits.AGGREGATION_MAX_NS), limits.POLL_DELAY_MAX_NS)
 
 
-def done_repeat_ns(receivers: int) -> int:
-    """Return after how long a DONE that was not acknowledged is said again: well after the POLL was due."""
-    return max(limits.DONE_REPEAT_NS, 4 * poll_delay_ns(receivers))
+def done_repeat_ns(receivers: int, grtt_ns: int) -> int:
+    """Return after how long a DONE that was not acknowledged is said again: well after the POLL was due.
+
+    No later, for where one of a fleet's DONEs is lost, all that is left to wait for is its repeat.
+    """
+    return 2 * (poll_delay_ns(receivers) + grtt_ns)
 
 
 class GroupRoundTrip:

@@ -18,7 +18,7 @@ class Joining:
         self.spread_ns = spread_ns
         """Over how long the sender wants the JOINs of its fleet to be spread."""
         self._rng = rng
-        self._retry_ns = limits.JOIN_RETRY_NS
+        self._repeats = 0
         self._said = False
         self._sending = False
         self.due_ns: int | None = now + self._wait_ns()
@@ -43,7 +43,7 @@ class Joining:
         """The sender speaks of what it has sent."""
         if not self._sending and self._said and self.due_ns is not None:
             # It begins, and the WELCOME or the JOIN was lost: what is lacking cannot be asked for before there is one.
-            self._retry_ns = limits.JOIN_RETRY_NS
+            self._repeats = 0
             self.due_ns = min(self.due_ns, now + self._rng.randrange(self._retry_ns))
         self._sending = True
 
@@ -55,5 +55,12 @@ class Joining:
         # Jittered by a half, so that JOINs that were lost together are not lost together again.
         self._said = True
         self.due_ns = now + self._retry_ns // 2 + self._rng.randrange(self._retry_ns)
-        self._retry_ns = min(2 * self._retry_ns, max(limits.JOIN_RETRY_MAX_NS, self.spread_ns))
+        self._repeats += 1
         return in_group
+
+    @property
+    def _retry_ns(self) -> int:
+        """How long to wait for the answer to the next JOIN, about."""
+        # All wait for the last of a small fleet; in a large one, the sender may be busy with the others for longer.
+        first_ns = min(max(limits.JOIN_RETRY_MIN_NS, self.spread_ns), limits.JOIN_RETRY_NS)
+        return min(first_ns << min(self._repeats, 16), max(limits.JOIN_RETRY_MAX_NS, self.spread_ns))

@@ -33,6 +33,11 @@ class Lookahead:
         self._since_below = 0
         self._ran_empty = False
 
+    @property
+    def per_s(self) -> float:
+        """Datagrams that left per second lately; 0 before that is known."""
+        return max(self._samples, default=0.0)
+
     def wait_ns(self, sequence: int, sent_below: int, now: int) -> int:
         """Return for how long nothing more is to be planned.
 

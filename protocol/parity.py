@@ -23,6 +23,10 @@ from protocol import limits
 NACK_PROBABILITY = 0.05
 """Epsilon: the share of slices for which somebody may still have to ask (research §2.4)."""
 
+LAST_NACK_PROBABILITY = 0.005
+"""The same for what is sent last. Nothing comes after it behind which its repairs could be had: with 0.05, somebody
+asks for a slice of the last window in four of five sessions, and all wait for that round."""
+
 REPAIR_NACK_PROBABILITY = 0.02
 """The same for an answer to those who asked. There, the next round is late: by then a fast stream may have pushed what
 waits for it out of a receiver's pool, with its whole chunk, and that costs a hundred times what another symbol does."""
@@ -93,7 +97,7 @@ class FleetLoss:
     def __init__(self) -> None:
         self._counts = np.zeros(BIN_COUNT)
         self._known = 0
-        self._surplus: dict[tuple[int, int], int] = {}
+        self._surplus: dict[tuple[int, int, float], int] = {}
 
     @property
     def known(self) -> int:
@@ -118,15 +122,20 @@ class FleetLoss:
             self._counts[new] += 1
         self._surplus.clear()
 
-    def surplus(self, needed: int, receivers: int) -> int:
+    def surplus(self, needed: int, receivers: int, most: float = NACK_PROBABILITY) -> int:
         """Return the model's surplus for slices of which all of ``receivers`` need so much.
 
         Those that were not heard yet are taken to be like those that were.
+
+        Args:
+            needed: symbols that each of them needs.
+            receivers: how many they are.
+            most: share of the slices for which somebody may still have to ask.
         """
-        key = (needed, receivers)
+        key = (needed, receivers, most)
         if key not in self._surplus:
             scale = max(1.0, receivers / self._known) if self._known else 1.0
-            self._surplus[key] = _smallest((self._counts * scale) @ _tails(needed))
+            self._surplus[key] = _smallest((self._counts * scale) @ _tails(needed), most)
         return self._surplus[key]
 
     def asked_share(self, symbols: int, surplus: int) -> float:

@@ -76,7 +76,7 @@ class ReceiverFeedback:
         """The last look found a limit, and it was told."""
         self._loss_ppm = 0
         self._data_came = False
-        self._done_retry_ns = limits.DONE_REPEAT_NS
+        self._done_repeats = 0
 
     def next_timeout(self) -> int | None:
         """Return when ``handle_timeout`` wants to be called, or None while no timer runs."""
@@ -150,7 +150,6 @@ class ReceiverFeedback:
         self._due.clear()
         # A fleet that ends together spreads its DONEs over the time the sender needs to hear them.
         self._due[Timer.DONE] = now + self._rng.randrange(feedback.join_spread_ns(self._receivers) + 1)
-        self._done_retry_ns = feedback.done_repeat_ns(self._receivers)
 
     @property
     def sending_rate(self) -> float:
@@ -416,9 +415,10 @@ class ReceiverFeedback:
 
     def _done(self, now: int) -> messages.Done:
         assert self._receiver_index is not None
-        self._due[Timer.DONE] = now + self._done_retry_ns
-        longest_ns = max(limits.DONE_REPEAT_MAX_NS, feedback.done_repeat_ns(self._receivers))
-        self._done_retry_ns = min(2 * self._done_retry_ns, longest_ns)
+        repeat_ns = feedback.done_repeat_ns(self._receivers, self._grtt_ns)
+        doubled_ns = repeat_ns << min(self._done_repeats, 16)
+        self._due[Timer.DONE] = now + min(doubled_ns, max(limits.DONE_REPEAT_MAX_NS, repeat_ns))
+        self._done_repeats += 1
         return messages.Done(
             receiver_index=self._receiver_index,
             manifest_digest=self._manifest_digest,

@@ -120,6 +120,11 @@ class Schedule:
         return self._pending > 0
 
     @property
+    def pending_count(self) -> int:
+        """Slices that anything is needed of that was not sent."""
+        return self._pending
+
+    @property
     def first_pass_cursor(self) -> int:
         """Slices below it were sent at least once, or nobody needed them."""
         first = self._first_pass and self.pass_index == 0 and self._pending > 0

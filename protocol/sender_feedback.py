@@ -364,22 +364,30 @@ class SenderFeedback:
             need -= 1
         return need
 
-    def surplus(self, window_slices: int, now: int) -> SurplusOf:
-        """Return how many repair symbols each slice of the next window, of so many slices, gets."""
+    def surplus(self, window_slices: int, now: int, *, last: bool = False) -> SurplusOf:
+        """Return how many repair symbols each slice of the next window gets.
+
+        Args:
+            window_slices: how many slices it has.
+            now: instant in ns.
+            last: hardly anything is to be sent after it.
+        """
         k = self._schedules[limits.OBJECT_IMAGE].partition.source_symbols
-        whole = self._repair_symbols
-        if whole is None:
-            whole = self._whole_surplus(k, window_slices, now)
+        if self._repair_symbols is not None:
+            usual = whole = self._repair_symbols
+        else:
+            usual = self._whole_surplus(k, window_slices, now)
             if self._loss.known < min(KNOWN_SHARE * self._receivers, KNOWN_ENOUGH):
-                whole = max(whole, limits.REPAIR_SYMBOLS_START)
-        return SurplusOf(whole, k, self._loss, self._receivers)
+                usual = max(usual, limits.REPAIR_SYMBOLS_START)
+            whole = max(usual, self._whole_surplus(k, window_slices, now, parity.LAST_NACK_PROBABILITY) if last else 0)
+        return SurplusOf(whole, usual, k, self._loss, self._receivers)
 
     @property
     def _receivers(self) -> int:
         return max(1, self._fleet.live_count - self._fleet.slow_count)
 
-    def _whole_surplus(self, symbols: int, window_slices: int, now: int) -> int:
-        modelled = max(0, self._loss.surplus(symbols, self._receivers) + self._correction.symbols)
+    def _whole_surplus(self, symbols: int, window_slices: int, now: int, most: float = parity.NACK_PROBABILITY) -> int:
+        modelled = max(0, self._loss.surplus(symbols, self._receivers, most) + self._correction.symbols)
         # Loss beyond what is tolerated is a full queue, or else the link's own. While nobody knows, and the rate stays
         # what it was, what all will ask for may as well go out before they do; not into a flood.
         same_rate = self.control is not None and self.control.rate == self._storm_rate
@@ -523,6 +531,8 @@ class SurplusOf:
     """The surplus rule of one poll: so many for slices that go out whole, the model's answer for repairs."""
 
     whole: int
+    usual: int
+    """What slices that are repaired went out with."""
     symbols: int
     """k."""
     loss: parity.FleetLoss
@@ -532,4 +542,4 @@ class SurplusOf:
         """Return how many symbols to add for a slice of which somebody needs ``needed``, perhaps the whole of it."""
         if whole:
             return self.whole
-        return self.loss.repair_surplus(needed, self.symbols, self.whole, self.receivers)
+        return self.loss.repair_surplus(needed, self.symbols, self.usual, self.receivers)

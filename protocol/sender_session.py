@@ -27,6 +27,9 @@ from protocol.sender_events import Destination, Event, EventKind, Outbox, SentCo
 from protocol.sender_feedback import SenderFeedback
 from protocol.sender_notices import SenderNotices, Standing
 
+LAST_NS = 100 * limits.MILLISECOND_NS
+"""What takes no longer to leave is sent last: about as long until those who lack something ask, and have it."""
+
 
 class SenderSession:
     """One session of one image. See the module's docstring for how it is driven."""
@@ -166,7 +169,7 @@ class SenderSession:
                 self._plan_ns = now + wait_ns
                 return None
         gathered, slices = self._feedback.gathered(now), self._window_slices(now)
-        surplus = self._feedback.surplus(slices, now)
+        surplus = self._feedback.surplus(slices, now, last=self._is_last(slices))
         for schedule in self.schedules.values():
             window = schedule.poll_window(
                 slices, self.sequence, surplus, wrap=gathered, repairs_last=self._feedback.flood_open(now)
@@ -418,6 +421,12 @@ class SenderSession:
         slice_s = p.source_symbols * datagram / max(self.rate_bytes_per_s, 1.0)
         affordable = int(limits.STATUS_INTERVAL_NS / limits.SECOND_NS / slice_s)
         return max(1, min(wished, affordable))
+
+    def _is_last(self, window_slices: int) -> bool:
+        """Whether all that is needed beyond the next window has left before a repair of it could be asked for."""
+        after = sum(schedule.pending_count for schedule in self.schedules.values()) - window_slices
+        per_s = self._lookahead.per_s or self.rate_bytes_per_s / (self.parameters.symbol_size + wire.DATA_HEADER_SIZE)
+        return after * self.parameters.source_symbols * limits.SECOND_NS <= per_s * LAST_NS
 
     def _account(self, window: Window, now: int) -> Window:
         count = window.datagram_count

@@ -57,6 +57,7 @@ class Desk:
         self.receivers = 1
         self.report_interval_ms = 100
         self.feedback_scale = 1
+        self.grtt_us = 10_000
 
     def tell(self, message: messages.Message, session_id: int = SESSION_ID) -> None:
         self.session.receive_datagram(messages.encode(session_id, message), self.now)
@@ -75,8 +76,8 @@ class Desk:
     def advise(self, rate: int = 1, tolerated_ppm: int = 5000, report_below: int = 0, since: int = 0) -> None:
         self.tell(
             messages.FeedbackAdvice(
-                10_000, self.receivers, self.feedback_scale, self.report_interval_ms, rate, tolerated_ppm, report_below,
-                since,
+                self.grtt_us, self.receivers, self.feedback_scale, self.report_interval_ms, rate, tolerated_ppm,
+                report_below, since,
             )
         )  # fmt: skip
 

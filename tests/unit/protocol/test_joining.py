@@ -47,6 +47,23 @@ def test_a_small_fleet_that_is_not_answered_also_joins_by_way_of_the_group(join_
     assert in_group == (joins[1:] if told else [])
 
 
+@pytest.mark.parametrize(
+    ("join_spread_ms", "repeat_ms"), [(0, 50), (14, 50), (90, 90), (249, 150), (250, 150), (2000, 150)]
+)
+def test_a_join_that_is_not_answered_is_repeated_the_sooner_the_smaller_the_fleet(
+    join_spread_ms: int, repeat_ms: int
+) -> None:
+    """All wait for the last of sixteen; of thousands, the sender hears others meanwhile."""
+    desk = Desk(join_spread_ms=join_spread_ms)
+    while not (said := desk.said(messages.Join)):
+        desk.pass_time(limits.MILLISECOND_NS)
+    assert len(said) == 1
+    first = desk.now
+    while not desk.said(messages.Join):
+        desk.pass_time(limits.MILLISECOND_NS)
+    assert repeat_ms / 2 <= (desk.now - first) / limits.MILLISECOND_NS <= 1.5 * repeat_ms + 1
+
+
 def test_who_has_no_welcome_when_sending_begins_does_not_wait_for_its_turn() -> None:
     """What a fast stream pushes out of the pool meanwhile would have to come again."""
     desk = Desk()

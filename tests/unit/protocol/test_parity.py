@@ -66,6 +66,16 @@ def test_a_fleet_of_equals_gets_what_the_closed_form_says(loss: float, receivers
     assert abs(fleet({loss: receivers}).surplus(128, receivers) - parity.surplus(128, receivers, loss)) <= 1
 
 
+@pytest.mark.parametrize(("loss", "receivers"), [(0.0001, 1), (0.01, 16), (0.05, 4), (0.01, 1000)])
+def test_of_what_is_sent_last_a_tenth_is_asked_for(loss: float, receivers: int) -> None:
+    losses = fleet({loss: receivers})
+    usual, last = (losses.surplus(128, receivers, most) for most in (0.05, 0.005))
+    assert usual < last <= usual + 5
+    assert losses.asked_share(128, last) <= 0.005 < losses.asked_share(128, last - 1)
+    assert losses.surplus(128, receivers) == usual
+    assert fleet({0.0: receivers}).surplus(128, receivers, 0.005) == 0
+
+
 def test_the_worst_count_for_themselves_and_the_clean_not_at_all() -> None:
     mixed = fleet({0.0: 9000, 0.001: 990, 0.05: 10})
     assert mixed.known == 10_000

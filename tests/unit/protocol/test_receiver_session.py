@@ -47,6 +47,28 @@ def test_a_lossless_image_is_asked_nothing_and_done_is_said_after_the_flush() ->
     assert desk.session.next_timeout() is None
 
 
+@pytest.mark.parametrize(
+    ("receivers", "grtt_ms", "repeat_ms"), [(1, 10, 60), (400, 10, 60), (4000, 10, 420), (16, 150, 340)]
+)
+def test_a_done_is_said_again_as_soon_as_its_answer_must_have_come(
+    receivers: int, grtt_ms: int, repeat_ms: int
+) -> None:
+    """Where one of a fleet's is lost, all that is left to wait for is that."""
+    desk = ready_desk()
+    desk.receivers, desk.grtt_us = receivers, 1000 * grtt_ms
+    desk.window(IMAGE, [0, 1, 2, 3, 4], list(range(K)))
+    for chunk in range(CHUNKS):
+        desk.session.extent_checked(IMAGE, chunk, good=True)
+    desk.status()
+    desk.session.flushed(desk.now)
+    said: list[int] = []
+    while len(said) < 3:
+        desk.pass_time(MS)
+        said += [desk.now] * len(desk.said(messages.Done))
+    assert said[1] - said[0] == pytest.approx(repeat_ms * MS, abs=2 * MS)
+    assert said[2] - said[1] == pytest.approx(2 * repeat_ms * MS, abs=2 * MS)
+
+
 def test_resume_asks_for_the_rest_only() -> None:
     desk = Desk()
     desk.read_manifest()

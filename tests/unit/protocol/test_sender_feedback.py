@@ -308,6 +308,25 @@ def test_after_a_flood_so_much_goes_out_and_the_rest_when_somebody_has_heard_som
     assert handed_out(desk) > IMAGE_SLICES * 128 * WIDE
 
 
+@pytest.mark.parametrize(("loss", "told", "more"), [(0.05, None, True), (0.0, None, False), (0.05, 1, False)])
+def test_what_is_sent_last_carries_more(loss: float, told: int | None, more: bool) -> None:
+    """Of 208 datagrams a second, 21 leave in 100 ms: two slices of eight symbols, which is what a window holds here."""
+    desk = Desk(repair_symbols=told, rate=2e4)
+    desk.join()
+    for report in range(1, 4):
+        desk.pass_time(100 * MS)
+        tell_of(desk, received=round(1000 * report * (1 - loss)), lost=round(1000 * report * loss), loss=loss)
+    counts: dict[int, int] = {}
+    while (window := desk.session.poll_window(desk.now)) is not None:
+        if window.object_id == limits.OBJECT_IMAGE:
+            counts |= dict(zip(window.slices.tolist(), window.counts.tolist(), strict=True))
+        desk.pass_time(window.datagram_count * limits.SECOND_NS // 208)
+    extra = np.array([counts[slice_index] for slice_index in range(SLICES)]) - K
+    assert len(set(extra[:-4].tolist())) == 1
+    assert bool((extra[-4:] > extra[0]).all()) is more
+    assert bool((extra[-4:] == extra[0]).all()) is not more
+
+
 def test_a_storm_is_answered_for_what_went_out_as_what_it_asks_for() -> None:
     """A queue was full for the second half: the first half, of which little is lacking, needs no repair for all."""
     desk = Desk(StartRule(receivers=9), repair_symbols=None, rate=1e9, window_slices=10)
