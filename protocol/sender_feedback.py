@@ -62,6 +62,8 @@ class _SentWindow:
     surplus: int
     epoch: int
     planned_ns: int
+    last: bool
+    """It carries more than the others."""
     asked: dict[int, int] = dataclasses.field(default_factory=dict)
     """Slice → largest deficit."""
     repaired: bool = False
@@ -395,15 +397,15 @@ class SenderFeedback:
             modelled = max(modelled, self._storm.surplus(symbols, self._receivers))
         return min(max(modelled, self.bursts.symbols(window_slices, now)), limits.REPAIR_SYMBOLS_MAX)
 
-    def window_planned(self, window: Window, now: int) -> None:
-        """Remember a window, to learn later whether its surplus was right."""
+    def window_planned(self, window: Window, now: int, *, last: bool = False) -> None:
+        """Remember a window, to learn later whether its surplus was right; of one that is ``last``, it is another."""
         self._settle(now)
         symbols = self._schedules[window.object_id].partition.symbols_of(window.slices)
         if window.repair_pass or self._repair_symbols is not None:
             return
         key = window.object_id, window.first_sequence + window.datagram_count
         surplus = int((window.counts - symbols).min())
-        self._windows[key] = _SentWindow(window.object_id, window.slices, surplus, self._correction.epoch, now)
+        self._windows[key] = _SentWindow(window.object_id, window.slices, surplus, self._correction.epoch, now, last)
         if len(self._windows) > WINDOWS_REMEMBERED:
             self._windows.popitem(last=False)
 
@@ -419,7 +421,7 @@ class SenderFeedback:
                 self._schedules[window.object_id].partition.source_symbols, len(window.slices), now
             )
             # A window that went out before the loss was known says nothing about the model.
-            if self._loss.known and abs(window.surplus - current) <= 1:
+            if self._loss.known and not window.last and abs(window.surplus - current) <= 1:
                 self._correction.observe(
                     window.epoch, len(window.slices), len(window.asked), sum(window.asked.values()), window.surplus
                 )
@@ -532,7 +534,7 @@ class SurplusOf:
 
     whole: int
     usual: int
-    """What slices that are repaired went out with."""
+    """What slices that are repaired went out with, but for the last ones."""
     symbols: int
     """k."""
     loss: parity.FleetLoss

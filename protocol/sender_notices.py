@@ -167,7 +167,8 @@ class SenderNotices:
 
     def poll_soon(self, now: int) -> None:
         """Have a DONE acknowledged; several share one POLL."""
-        soon = now + feedback.poll_delay_ns(len(self._fleet))
+        # Of those that are left, as receivers are told: they repeat what was not acknowledged by then.
+        soon = now + feedback.poll_delay_ns(self._fleet.live_count)
         self.poll_ns = soon if self.poll_ns is None else min(self.poll_ns, soon)
 
     def poll(self) -> None:

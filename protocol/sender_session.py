@@ -169,13 +169,14 @@ class SenderSession:
                 self._plan_ns = now + wait_ns
                 return None
         gathered, slices = self._feedback.gathered(now), self._window_slices(now)
-        surplus = self._feedback.surplus(slices, now, last=self._is_last(slices))
+        last = self._is_last(slices)
+        surplus = self._feedback.surplus(slices, now, last=last)
         for schedule in self.schedules.values():
             window = schedule.poll_window(
                 slices, self.sequence, surplus, wrap=gathered, repairs_last=self._feedback.flood_open(now)
             )
             if window is not None:
-                return self._account(window, now)
+                return self._account(window, now, last=last)
         if self.state is SessionState.SENDING and not any(s.pending for s in self.schedules.values()):
             self.state = SessionState.IDLE
             self._notices.status_interval_ns = limits.STATUS_INTERVAL_IDLE_MIN_NS
@@ -428,9 +429,9 @@ class SenderSession:
         per_s = self._lookahead.per_s or self.rate_bytes_per_s / (self.parameters.symbol_size + wire.DATA_HEADER_SIZE)
         return after * self.parameters.source_symbols * limits.SECOND_NS <= per_s * LAST_NS
 
-    def _account(self, window: Window, now: int) -> Window:
+    def _account(self, window: Window, now: int, *, last: bool) -> Window:
         count = window.datagram_count
-        self._feedback.window_planned(window, now)
+        self._feedback.window_planned(window, now, last=last)
         self.sequence += count
         self.sent.source_symbols += window.source_count
         self.sent.repair_symbols += count - window.source_count
