@@ -162,6 +162,43 @@ class FleetLoss:
         return _smallest((lacking / min(1.0, total)) @ _tails(needed), REPAIR_NACK_PROBABILITY)
 
 
+SAMPLE_SPEAKERS = 2
+"""So many receivers that lack some of a window, slice by slice, say how much the others lack."""
+
+
+class Sample:
+    """What those lack of one window that asked for it: a sample of what their fleet does.
+
+    Where a rate that grew fills short queues, what is lost is neither what was lost before, which is what a NACK tells,
+    nor independent: what was asked for is all that is known of how it scatters.
+    """
+
+    def __init__(self) -> None:
+        self._speakers = 0
+        self._sum = self._squares = 0
+
+    def add(self, deficits: npt.NDArray[np.int64]) -> None:
+        """Another receiver lacks so much of each slice that it asks for, and nothing of the window's others."""
+        self._speakers += 1
+        self._sum += int(deficits.sum())
+        self._squares += int((deficits * deficits).sum())
+
+    def most(self, slices: int, receivers: int) -> int:
+        """Return how much is lacking of each slice at most, about, at any receiver; 0 where too few were heard.
+
+        Args:
+            slices: how many the window has.
+            receivers: how many it went to.
+        """
+        if self._speakers < SAMPLE_SPEAKERS:
+            return 0
+        count = self._speakers * slices
+        mean = self._sum / count
+        deviation = math.sqrt(max(0.0, self._squares / count - mean * mean))
+        # The largest of n that scatter normally is about so many deviations above their mean.
+        return math.ceil(mean + math.sqrt(2 * math.log(max(2, receivers * slices))) * deviation)
+
+
 EPOCH_SLICES = 64
 """Slices sent with one and the same surplus before it is judged: two windows, and a share of 5 % can be seen."""
 

@@ -66,6 +66,7 @@ class _SentWindow:
     """It carries more than the others."""
     asked: dict[int, int] = dataclasses.field(default_factory=dict)
     """Slice → largest deficit."""
+    lacking: parity.Sample = dataclasses.field(default_factory=parity.Sample)
     repaired: bool = False
     """The model's repair for it was planned."""
 
@@ -209,6 +210,7 @@ class SenderFeedback:
             window = self._windows.get((message.object_id, end))
             if window is not None:
                 chosen = partial & (ends == end)
+                window.lacking.add(counted[chosen])
                 for slice_index, deficit in zip(slices[chosen].tolist(), counted[chosen].tolist(), strict=True):
                     window.asked[slice_index] = max(deficit, window.asked.get(slice_index, 0))
         if self._fleet.live_count <= 1:
@@ -350,6 +352,9 @@ class SenderFeedback:
             if len(window.asked) < STORM_SHARE * self._storm.asked_share(k, window.surplus) * len(window.slices):
                 continue  # it went out before the storm
             whole = self._whole_surplus(k, len(window.slices), now)
+            most = window.lacking.most(len(window.slices), self._receivers)
+            if most <= rate.FLOODED_LOSS * k:  # what a flood took, all will ask for, and it went on for longer
+                whole = min(max(whole, window.surplus + most), limits.REPAIR_SYMBOLS_MAX)
             if whole > window.surplus:
                 window.repaired = True
                 # What was repaired meanwhile went out for those that had asked by then.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from protocol import limits, parity
@@ -108,6 +109,29 @@ def test_a_repair_is_for_the_few_that_lack_the_most() -> None:
     assert fleet({0.05: 1}).repair_surplus(1, 128, 20, 1) == 1
     assert fleet({0.001: 1}).repair_surplus(1, 128, 2, 1) == 0
     assert fleet({0.0: 5}).repair_surplus(3, 128, 0, 5) == 0
+
+
+@pytest.mark.parametrize(("speakers", "receivers"), [(2, 500), (8, 500), (8, 10_000), (8, 9)])
+def test_a_sample_covers_nearly_all_that_others_lack(speakers: int, receivers: int) -> None:
+    """Deficits that scatter more than independent losses would, by a queue that is full now and then."""
+    slices, rng = 32, np.random.default_rng(speakers + receivers)
+    deficits = np.clip(np.round(rng.normal(4, 3, (receivers, slices))), 0, 127).astype(np.int64)
+    sample = parity.Sample()
+    assert sample.most(slices, receivers) == 0
+    for row in deficits[:speakers]:
+        sample.add(row[row > 0])
+    most = sample.most(slices, receivers)
+    silent = (deficits[speakers:] <= most).all(axis=1)
+    assert silent.mean() > 0.9
+    assert most < 2 * deficits.max()
+
+
+def test_one_receiver_is_no_sample() -> None:
+    sample = parity.Sample()
+    sample.add(np.full(32, 5))
+    assert sample.most(32, 500) == 0
+    sample.add(np.full(32, 5))
+    assert sample.most(32, 500) == 5, "all lack the same"
 
 
 def settle(correction: parity.Correction, *, asked: int, lacking: int, surplus: int = 9, windows: int = 2) -> None:

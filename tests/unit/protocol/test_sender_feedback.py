@@ -13,7 +13,7 @@ from protocol.deficits import DEFICIT
 from protocol.messages import SessionState
 from protocol.sender_events import StartRule
 from protocol.sender_session import SenderSession
-from tests.unit.protocol.sender_desk import MS, SLICES, Desk, K, parameters
+from tests.unit.protocol.sender_desk import MS, SLICES, SYMBOL, Desk, K, parameters
 
 
 def test_a_nack_is_answered_at_once_where_nobody_else_may_lack_the_same() -> None:
@@ -344,6 +344,28 @@ def test_a_storm_is_answered_for_what_went_out_as_what_it_asks_for() -> None:
     assert min(repaired[slice_index] for slice_index in range(10, 20)) > 4, (
         "the model's answer, for those who are silent"
     )
+
+
+@pytest.mark.parametrize(("lacking", "told"), [(5, True), (20, False)])
+def test_what_a_sample_of_the_fleet_lacks_goes_out_before_the_others_ask(lacking: int, told: bool) -> None:
+    """A rate that grew filled their queues: they lost little before, and that is what they tell. Not so in a flood."""
+    k = 64
+    desk = Desk(
+        StartRule(receivers=200), repair_symbols=None, rate=1e9, window_slices=10, source_symbols=k,
+        stream_size=SLICES * k * SYMBOL,
+    )  # fmt: skip
+    for who in range(200):
+        desk.join(who)
+    desk.send_all()
+    for who in range(8):
+        items = np.array([(10, 10, lacking - who % 2)], DEFICIT).tobytes()
+        desk.tell(messages.Nack(who, limits.OBJECT_IMAGE, desk.session.sequence, 0, 0, 1_000, items), who)
+    desk.pass_time(1)
+    repaired: dict[int, int] = {}
+    while (window := desk.session.poll_window(desk.now)) is not None:
+        repaired |= dict(zip(window.slices.tolist(), window.counts.tolist(), strict=True))
+    assert sorted(repaired) == list(range(10, 20))
+    assert all((count >= lacking + 2) is told for count in repaired.values())
 
 
 @pytest.mark.parametrize("used", [True, False])
