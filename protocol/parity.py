@@ -162,41 +162,43 @@ class FleetLoss:
         return _smallest((lacking / min(1.0, total)) @ _tails(needed), REPAIR_NACK_PROBABILITY)
 
 
-SAMPLE_SPEAKERS = 2
-"""So many receivers that lack some of a window, slice by slice, say how much the others lack."""
+SAMPLE_RECEIVERS_MIN, SAMPLE_RECEIVERS_MAX = 2, 32
+"""So many receivers that lack some of a window, slice by slice, say how much the others lack; more need not be kept."""
+
+SAMPLE_SHARE = 0.5
+"""Share of a window's slices that must have been asked for. Those that ask are those that lack something: where chance
+has them lack a slice here and there, they say nothing of the others."""
 
 
 class Sample:
-    """What those lack of one window that asked for it: a sample of what their fleet does.
+    """What the first that asked for some of a window lack of each of its slices: a sample of what their fleet does.
 
     Where a rate that grew fills short queues, what is lost is neither what was lost before, which is what a NACK tells,
-    nor independent: what was asked for is all that is known of how it scatters.
+    nor independent: what was asked for is all that is known of how it scatters. Memory: a byte a slice and receiver.
     """
 
-    def __init__(self) -> None:
-        self._speakers = 0
-        self._sum = self._squares = 0
+    def __init__(self, slices: int) -> None:
+        """Begin with nobody heard, for a window of so many slices."""
+        self._slices = slices
+        self._lacking: dict[int, npt.NDArray[np.uint8]] = {}
 
-    def add(self, deficits: npt.NDArray[np.int64]) -> None:
-        """Another receiver lacks so much of each slice that it asks for, and nothing of the window's others."""
-        self._speakers += 1
-        self._sum += int(deficits.sum())
-        self._squares += int((deficits * deficits).sum())
+    def add(self, receiver: int, places: npt.NDArray[np.int64], deficits: npt.NDArray[np.int64]) -> None:
+        """A receiver lacks so much of some slices, by their places in the window; perhaps it names others elsewhere."""
+        if receiver not in self._lacking and len(self._lacking) >= SAMPLE_RECEIVERS_MAX:
+            return
+        row = self._lacking.setdefault(receiver, np.zeros(self._slices, np.uint8))
+        row[places] = np.maximum(row[places], deficits)
 
-    def most(self, slices: int, receivers: int) -> int:
-        """Return how much is lacking of each slice at most, about, at any receiver; 0 where too few were heard.
-
-        Args:
-            slices: how many the window has.
-            receivers: how many it went to.
-        """
-        if self._speakers < SAMPLE_SPEAKERS:
+    def most(self, receivers: int) -> int:
+        """Return how much of any slice hardly any of ``receivers`` lacks more; 0 where too little was heard."""
+        if len(self._lacking) < SAMPLE_RECEIVERS_MIN:
             return 0
-        count = self._speakers * slices
-        mean = self._sum / count
-        deviation = math.sqrt(max(0.0, self._squares / count - mean * mean))
-        # The largest of n that scatter normally is about so many deviations above their mean.
-        return math.ceil(mean + math.sqrt(2 * math.log(max(2, receivers * slices))) * deviation)
+        lacking = np.array(list(self._lacking.values()), np.float64)
+        if np.count_nonzero(lacking.any(axis=0)) < SAMPLE_SHARE * self._slices:
+            return 0
+        # A bound of the largest of n that scatter normally; with no more than its mean, two of ten fleets of 500 asked.
+        deviations = math.sqrt(2 * math.log(max(2, receivers * self._slices)))
+        return math.ceil(float(lacking.mean()) + deviations * float(lacking.std()))
 
 
 EPOCH_SLICES = 64

@@ -31,6 +31,9 @@ like what they lack is then repaired for the whole fleet, by the model, before t
 STORM_SHARE = 0.5
 """Of what such a sample asks for by the model, if a window went out like what they lack, so much is asked for then."""
 
+CROWD = round(limits.NACK_PER_S * STORM_NS / limits.SECOND_NS)
+"""So many receivers that ask at about the same time are more than a sender wants to hear; fewer may well ask."""
+
 KNOWN_SHARE = 0.25
 KNOWN_ENOUGH = 50
 """So many receivers, or such a share of the fleet, are measured before less than the first surplus is sent."""
@@ -66,9 +69,12 @@ class _SentWindow:
     """It carries more than the others."""
     asked: dict[int, int] = dataclasses.field(default_factory=dict)
     """Slice → largest deficit."""
-    lacking: parity.Sample = dataclasses.field(default_factory=parity.Sample)
-    repaired: bool = False
-    """The model's repair for it was planned."""
+    repaired: int = 0
+    """The surplus that repair for the whole fleet was planned up to."""
+    lacking: parity.Sample = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lacking = parity.Sample(len(self.slices))
 
 
 class SenderFeedback:
@@ -210,7 +216,7 @@ class SenderFeedback:
             window = self._windows.get((message.object_id, end))
             if window is not None:
                 chosen = partial & (ends == end)
-                window.lacking.add(counted[chosen])
+                window.lacking.add(peer.index, np.searchsorted(window.slices, slices[chosen]), counted[chosen])
                 for slice_index, deficit in zip(slices[chosen].tolist(), counted[chosen].tolist(), strict=True):
                     window.asked[slice_index] = max(deficit, window.asked.get(slice_index, 0))
         if self._fleet.live_count <= 1:
@@ -347,18 +353,21 @@ class SenderFeedback:
         schedule = self._schedules[object_id]
         k = schedule.partition.source_symbols
         for (of_object, end), window in self._windows.items():
-            if of_object != object_id or window.repaired or end > self._asked_sequence:
+            if of_object != object_id or end > self._asked_sequence:
                 continue
             if len(window.asked) < STORM_SHARE * self._storm.asked_share(k, window.surplus) * len(window.slices):
                 continue  # it went out before the storm
-            whole = self._whole_surplus(k, len(window.slices), now)
-            most = window.lacking.most(len(window.slices), self._receivers)
+            # The model answers a window once; a later storm may lack more of it than the first one did.
+            whole = 0 if window.repaired else self._whole_surplus(k, len(window.slices), now)
+            most = window.lacking.most(self._receivers) if self._receivers >= CROWD else 0
             if most <= rate.FLOODED_LOSS * k:  # what a flood took, all will ask for, and it went on for longer
-                whole = min(max(whole, window.surplus + most), limits.REPAIR_SYMBOLS_MAX)
-            if whole > window.surplus:
-                window.repaired = True
-                # What was repaired meanwhile went out for those that had asked by then.
-                lacking = np.minimum(whole - schedule.sent_beyond(window.slices), whole)
+                whole = max(whole, min(window.surplus + most, limits.REPAIR_SYMBOLS_MAX) if most else 0)
+            if whole > max(window.surplus, window.repaired):
+                window.repaired = whole
+                # What was repaired meanwhile went out for those that had asked by then. A need of all of a slice would
+                # wait for the next pass.
+                enough = np.minimum(whole, np.maximum(schedule.partition.symbols_of(window.slices) - 1, 1))
+                lacking = np.minimum(whole - schedule.sent_beyond(window.slices), enough)
                 slices, lacking = window.slices[lacking > 0], lacking[lacking > 0]
                 needs = np.array([self._need_for(count, whole) for count in lacking.tolist()], np.int64)
                 schedule.request(slices, needs, limits.SEQUENCE_MAX)

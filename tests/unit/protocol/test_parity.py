@@ -6,6 +6,7 @@ import math
 from fractions import Fraction
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from protocol import limits, parity
@@ -111,27 +112,46 @@ def test_a_repair_is_for_the_few_that_lack_the_most() -> None:
     assert fleet({0.0: 5}).repair_surplus(3, 128, 0, 5) == 0
 
 
+def sampled(rows: npt.NDArray[np.int64]) -> parity.Sample:
+    sample = parity.Sample(rows.shape[1])
+    for receiver, row in enumerate(rows):
+        places = np.flatnonzero(row)
+        sample.add(receiver, places, row[places])
+    return sample
+
+
 @pytest.mark.parametrize(("speakers", "receivers"), [(2, 500), (8, 500), (8, 10_000), (8, 9)])
 def test_a_sample_covers_nearly_all_that_others_lack(speakers: int, receivers: int) -> None:
     """Deficits that scatter more than independent losses would, by a queue that is full now and then."""
-    slices, rng = 32, np.random.default_rng(speakers + receivers)
-    deficits = np.clip(np.round(rng.normal(4, 3, (receivers, slices))), 0, 127).astype(np.int64)
-    sample = parity.Sample()
-    assert sample.most(slices, receivers) == 0
-    for row in deficits[:speakers]:
-        sample.add(row[row > 0])
-    most = sample.most(slices, receivers)
+    rng = np.random.default_rng(speakers + receivers)
+    deficits = np.clip(np.round(rng.normal(4, 3, (receivers, 32))), 0, 127).astype(np.int64)
+    most = sampled(deficits[:speakers]).most(receivers)
     silent = (deficits[speakers:] <= most).all(axis=1)
     assert silent.mean() > 0.9
     assert most < 2 * deficits.max()
 
 
-def test_one_receiver_is_no_sample() -> None:
-    sample = parity.Sample()
-    sample.add(np.full(32, 5))
-    assert sample.most(32, 500) == 0
-    sample.add(np.full(32, 5))
-    assert sample.most(32, 500) == 5, "all lack the same"
+def test_a_sample_is_of_receivers_however_often_and_in_how_many_messages_they_speak() -> None:
+    whole, split = sampled(np.full((8, 32), 12)), parity.Sample(32)
+    for receiver in range(8):
+        for half in (np.arange(16), np.arange(16, 32), np.arange(16)):
+            split.add(receiver, half, np.full(16, 12))
+    assert whole.most(500) == split.most(500) == 12, "all lack the same"
+    assert sampled(np.full((1, 32), 12)).most(500) == 0, "one receiver is no sample"
+
+
+def test_those_that_lack_a_slice_here_and_there_say_nothing_of_the_others() -> None:
+    rows = np.zeros((8, 32), np.int64)
+    rows[np.arange(8), np.arange(8)] = 3
+    assert sampled(rows).most(500) == 0
+    rows[:, 8:17] = 1
+    assert sampled(rows).most(500) > 0
+
+
+def test_a_sample_keeps_to_its_bound() -> None:
+    rows = np.full((200, 32), 5)
+    rows[40:] = 100
+    assert sampled(rows).most(500) == 5
 
 
 def settle(correction: parity.Correction, *, asked: int, lacking: int, surplus: int = 9, windows: int = 2) -> None:
