@@ -72,6 +72,7 @@ class _SentWindow:
     repaired: int = 0
     """The surplus that repair for the whole fleet was planned up to."""
     lacking: parity.Sample = dataclasses.field(init=False)
+    """What the first that asked lack of it, receiver by receiver."""
 
     def __post_init__(self) -> None:
         self.lacking = parity.Sample(len(self.slices))
