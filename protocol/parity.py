@@ -196,7 +196,8 @@ class Sample:
         lacking = np.array(list(self._lacking.values()), np.float64)
         if np.count_nonzero(lacking.any(axis=0)) < SAMPLE_SHARE * self._slices:
             return 0
-        # A bound of the largest of n that scatter normally; with no more than its mean, two of ten fleets of 500 asked.
+        # A bound of the largest of n that scatter normally. With the quantile that a surplus promises, 3.7 deviations
+        # for 500 receivers instead of 4.4, two of ten simulated fleets asked all the same.
         deviations = math.sqrt(2 * math.log(max(2, receivers * self._slices)))
         return math.ceil(float(lacking.mean()) + deviations * float(lacking.std()))
 

@@ -329,7 +329,7 @@ class SenderFeedback:
                 del speakers[index]
             if len(speakers) >= STORM_NACKS and self._repair_symbols is None:
                 self._take_storm([(index, loss) for index, (_heard_ns, loss) in speakers.items()])
-                self._repair_by_model(object_id, asked, now)
+                self._repair_for_all(object_id, asked, now)
                 speakers.clear()
             self._schedules[object_id].release()
             sequence = self._schedules[object_id].rolling_end(sequence, surplus)
@@ -349,7 +349,7 @@ class SenderFeedback:
             self._note_loss(self._fleet.peers[index], loss, STORM_LOSS_DATAGRAMS)
             self._storm.move(None, min(loss, rate.FLOODED_LOSS))
 
-    def _repair_by_model(self, object_id: int, asked: Asked, now: int) -> None:
+    def _repair_for_all(self, object_id: int, asked: Asked, now: int) -> None:
         """Repair every window that went out with too little, for the whole fleet, before the rest of it asks."""
         schedule = self._schedules[object_id]
         k = schedule.partition.source_symbols
@@ -361,8 +361,8 @@ class SenderFeedback:
             # The model answers a window once; a later storm may lack more of it than the first one did.
             whole = 0 if window.repaired else self._whole_surplus(k, len(window.slices), now)
             most = window.lacking.most(self._receivers) if self._receivers >= CROWD else 0
-            if most <= rate.FLOODED_LOSS * k:  # what a flood took, all will ask for, and it went on for longer
-                whole = max(whole, min(window.surplus + most, limits.REPAIR_SYMBOLS_MAX) if most else 0)
+            if 0 < most <= rate.FLOODED_LOSS * k:  # what a flood took, all will ask for, and it went on for longer
+                whole = max(whole, min(window.surplus + most, limits.REPAIR_SYMBOLS_MAX))
             if whole > max(window.surplus, window.repaired):
                 window.repaired = whole
                 # What was repaired meanwhile went out for those that had asked by then. A need of all of a slice would
@@ -412,7 +412,7 @@ class SenderFeedback:
             modelled = max(modelled, self._storm.surplus(symbols, self._receivers))
         return min(max(modelled, self.bursts.symbols(window_slices, now)), limits.REPAIR_SYMBOLS_MAX)
 
-    def window_planned(self, window: Window, now: int, *, last: bool = False) -> None:
+    def window_planned(self, window: Window, now: int, *, last: bool) -> None:
         """Remember a window, to learn later whether its surplus was right; of one that is ``last``, it is another."""
         self._settle(now)
         symbols = self._schedules[window.object_id].partition.symbols_of(window.slices)
