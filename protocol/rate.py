@@ -87,6 +87,10 @@ BACKGROUND_SLACK = 1.3
 """How far above the background loss must rise before it counts: samples of one interval scatter."""
 
 
+ANSWER_DATAGRAMS = 1000
+"""Datagrams at the present rate that everybody has told of before a search goes on sooner than after an interval: a
+loss of a percent shows in them."""
+
 SUSPECT_INTERVALS = 5
 """Control intervals for which, after a flood, those that told it are waited for."""
 
@@ -254,6 +258,8 @@ class RateControl:
         self.background = 0.0
         """Loss that no cut removed: the link's own."""
         self._startup = True
+        self._stayed = 0
+        """Steps of this search that left the rate as it was."""
         self._growth_share = GROWTH_SHARE
         self._waited = 0
         """Control intervals in a row in which loss kept the rate as it is."""
@@ -322,6 +328,20 @@ class RateControl:
         fresh = {index: track for index, track in self._tracks.items() if track.at_ns > self._changed_ns}
         return bool(fresh) and self._flood(fresh) > max(FLOODED_LOSS, self.tolerated)
 
+    @property
+    def climbing(self) -> bool:
+        """Whether the rate is being searched for, and grew with nearly every step: nothing is known of a limit yet."""
+        return self._startup and self._stayed < PATIENCE
+
+    def answered(self, receivers: int) -> bool:
+        """Whether the rate climbs, and all of so many have told that they keep up with what it is."""
+        return self.climbing and len(self._tracks) >= receivers and all(map(self._keeps_up, self._tracks.values()))
+
+    def _keeps_up(self, track: _Track) -> bool:
+        told = track.latest
+        heard = track.at_ns > self._changed_ns and told.current and told.datagrams >= ANSWER_DATAGRAMS
+        return heard and max(told.loss, told.overrun) <= LOSS_LOW and told.pool_fill < POOL_FILL_LOW
+
     def flood_open(self, now: int) -> bool:
         """Whether the rate was cut for a flood, and it is still waited for what became of that."""
         experiment = self._experiment
@@ -346,7 +366,7 @@ class RateControl:
         if not fresh:
             return
         limit, loss, believed = self._limit(fresh)
-        rate_before = self.rate
+        rate_before = present = self.rate
         if self._experiment is not None:
             before = self._experiment
             told = {index: track for index, track in fresh.items() if track.latest.current}
@@ -373,6 +393,7 @@ class RateControl:
             self._cut(fresh, limit, loss, rate_before, interval_ns, now)
         else:
             self._wait(interval_ns, now)
+        self._stayed += self.rate <= present
 
     def _wait(self, interval_ns: int, now: int) -> None:
         """Stay, because of a loss of which nothing is known yet."""
@@ -508,7 +529,7 @@ class RateControl:
         """The receivers that decide are others now: begin anew, with quick growth, from another rate."""
         self.rate = min(max(rate, self.floor), self.ceiling)
         self._startup, self._experiment = True, None
-        self._patient, self._waited, self._probed = True, 0, None
+        self._patient, self._stayed, self._waited, self._probed = True, 0, 0, None
         self._full.clear()
         self._hold_until_ns = self._told_until_ns = 0
         self._tracks.clear()

@@ -156,6 +156,12 @@ class SenderFeedback:
     @property
     def report_interval_ns(self) -> int:
         """How often each receiver reports; grows with the fleet so that the sender is never flooded."""
+        if self.control is not None and self.control.climbing:
+            return feedback.report_interval_ns(self._fleet.live_count, starting=True)
+        return self._usual_interval_ns
+
+    @property
+    def _usual_interval_ns(self) -> int:
         return feedback.report_interval_ns(self._fleet.live_count, starting=self._starting)
 
     @property
@@ -494,11 +500,18 @@ class SenderFeedback:
         """
         # GRTT grows with the queue in a slow receiver, and that is when a decision must not be late.
         interval_ns = max(
-            min(self.report_interval_ns, limits.CONTROL_INTERVAL_MAX_NS),
+            min(self._usual_interval_ns, limits.CONTROL_INTERVAL_MAX_NS),
             min(4 * self.grtt_ns, limits.CONTROL_INTERVAL_MAX_NS),
         )
-        elapsed_ns = now - self._rate_step_ns
-        if self.control is None or elapsed_ns < (1 if self.control.flooded() else interval_ns):
+        if self.control is None:
+            return Verdict()
+        if self.control.flooded():
+            wait_ns = 1
+        elif self.control.answered(self._fleet.live_count - self._fleet.slow_count):
+            wait_ns = limits.START_REPORT_INTERVAL_MIN_NS // 2
+        else:
+            wait_ns = interval_ns
+        if now - self._rate_step_ns < wait_ns:
             return Verdict()
         self._rate_step_ns = now
         sent = (sent_below - self._sent_below) * self._datagram_size

@@ -170,16 +170,17 @@ IMAGE_SLICES = 400
 WIDE = 1440
 
 
-def finding_desk(slices: int = IMAGE_SLICES, **changes: object) -> Desk:
-    """Return a desk that has begun to send so many slices of 184 kB at 6 Gbit/s to one receiver."""
+def finding_desk(slices: int = IMAGE_SLICES, receivers: int = 1, **changes: object) -> Desk:
+    """Return a desk that has begun to send so many slices of 184 kB at 6 Gbit/s to its receivers."""
     desk = Desk()
     fields = {
         "stream_size": slices * 128 * WIDE, "symbol_size": WIDE, "source_symbols": 128, "window_slices": 32,
         "rate": None, "rate_start": 750e6, "rate_ceiling": 1250e6,
     }  # fmt: skip
-    wide = parameters(StartRule(receivers=1), **fields | changes)
+    wide = parameters(StartRule(receivers=receivers), **fields | changes)
     desk.session = SenderSession(wide, np.ones(slices, np.bool_), desk.now)
-    desk.tell(messages.Join(bytes(16), 1, "host", "/dev/x", -1, 0, wants_all=True))
+    for who in range(receivers):
+        desk.tell(messages.Join(bytes([who] * 16), 1, "host", "/dev/x", -1, 0, wants_all=True), who)
     assert desk.session.started
     return desk
 
@@ -209,10 +210,61 @@ def test_so_much_goes_out_at_first_and_the_rest_when_somebody_has_heard_some() -
     assert handed_out(desk) < limits.START_CREDIT + window, "a hundred datagrams say nothing of sixteen million bytes"
     tell_of(desk, received=4000, lost=10)
     assert handed_out(desk) > IMAGE_SLICES * 128 * WIDE
-    desk.pass_time(limits.STATUS_INTERVAL_NS)
+
+
+def climb(desk: Desk, steps: int, *, loss: float = 0.0, fill: float = 0.0, used: float = 1.0) -> list[float]:
+    """Have a receiver report every 15 ms, of what left 2 ms before; return the rates meanwhile, 6 Gbit/s being 1."""
+    desk.sends_at_once, rates = False, []
+    for _step in range(steps):
+        rates.append(desk.session.rate_bytes_per_s / 750e6)
+        per_ms = used * desk.session.rate_bytes_per_s / (WIDE + wire.DATA_HEADER_SIZE) / 1000
+        desk.send_all()
+        desk.pass_time(15 * MS)
+        desk.session.sent_below += int(15 * per_ms)
+        assert desk.session.sent_below <= desk.session.sequence
+        heard = desk.session.sent_below - int(2 * per_ms)
+        tell_of(desk, received=heard - round(loss * heard), lost=round(loss * heard), loss=loss, fill=fill)
+    return rates
+
+
+def asked_interval_ms(desk: Desk) -> int:
+    """Return how often receivers are to report, as they were told last."""
+    desk.pass_time(2 * limits.FEEDBACK_ADVICE_GAP_NS)
     advice = desk.said(messages.FeedbackAdvice)[-1]
     assert isinstance(advice, messages.FeedbackAdvice)
-    assert advice.report_interval_ms == limits.REPORT_INTERVAL_MIN_NS // MS
+    return advice.report_interval_ms
+
+
+def test_a_rate_that_everybody_keeps_up_with_is_raised_as_soon_as_they_say_so() -> None:
+    """Every second report is the first that speaks of the new rate alone."""
+    desk = finding_desk(10_000, rate_ceiling=12_500e6)
+    assert climb(desk, 7) == [1, 1.5, 1.5, 1.5**2, 1.5**2, 1.5**3, 1.5**3]
+    assert asked_interval_ms(desk) == limits.START_REPORT_INTERVAL_MIN_NS // MS
+
+
+@pytest.mark.parametrize("trouble", [{"loss": 0.003}, {"loss": 0.015}, {"fill": 0.2}, {"used": 0.5}], ids=str)
+def test_a_rate_that_is_not_used_or_not_kept_up_with_stays(trouble: dict[str, float]) -> None:
+    """Nor is it cut any sooner: of two short reports in a row, a single burst may be in both."""
+    desk = finding_desk(10_000, rate_ceiling=12_500e6)
+    assert climb(desk, 4, **trouble) == [1, 1, 1, 1]
+    climb(desk, 20, **trouble)
+    assert asked_interval_ms(desk) == limits.REPORT_INTERVAL_MIN_NS // MS, "nothing is being found out any more"
+
+
+def test_of_a_slow_stream_a_short_report_says_too_little_to_go_on() -> None:
+    desk = finding_desk(10_000, rate_start=0.05 * 750e6, rate_ceiling=12_500e6)
+    assert climb(desk, 4) == pytest.approx([0.05, 0.05, 0.05, 0.075]), "an interval is 4 GRTT, 40 ms"
+
+
+def test_reports_are_as_seldom_as_ever_once_the_ceiling_is_reached() -> None:
+    desk = finding_desk(10_000)
+    assert climb(desk, 6)[-1] == pytest.approx(1250 / 750)
+    assert asked_interval_ms(desk) == limits.REPORT_INTERVAL_MIN_NS // MS
+
+
+def test_a_rate_is_not_raised_before_everybody_has_answered() -> None:
+    desk = finding_desk(10_000, receivers=2, rate_ceiling=12_500e6)
+    assert climb(desk, 3) == [1, 1, 1]
 
 
 def test_where_nobody_is_heard_the_stream_goes_on_after_a_moment() -> None:
