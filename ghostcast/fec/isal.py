@@ -8,7 +8,6 @@ CPU, what the numpy kernel computes; a library that computes anything else is ne
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import functools
 import importlib.util
 import pathlib
@@ -162,6 +161,8 @@ def find_kernel() -> IsalKernel:
 def libraries() -> Iterator[str]:
     """Yield where ISA-L may be: what the dynamic loader finds, then the copies inside the pyeclib wheel."""
     if sys.platform == "darwin":
+        import ctypes.util
+
         # The loader does not look where Homebrew installs; find_library does.
         yield ctypes.util.find_library("isal") or "libisal.2.dylib"
     else:

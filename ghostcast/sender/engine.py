@@ -59,12 +59,6 @@ class Observer:
 
 PROGRESS_INTERVAL_S = 0.1
 
-NAME_CHECK_NS = 60 * limits.MILLISECOND_NS
-"""How long after the question to listen for another sender of the same name; one that is there answers within 50 ms."""
-
-NAME_CHECK_MIN_S = 0.005
-"""How long at least: what has come while the engine was being loaded is still to be read."""
-
 _STOP = object()
 
 
@@ -140,15 +134,10 @@ class SendEngine:
             ImageError: the image could not be read to its end; the receivers were told.
         """
         self.observer = observer
-        async with contextlib.AsyncExitStack() as stack:
-            opening = stack.enter_context(self._opening or Opening(self.options))
-            control = await ControlEndpoint.open(opening.control, self._wake.set)
-            stack.push_async_callback(control.close)
-            discovery = await ControlEndpoint.open(opening.discovery, self._wake.set)
-            stack.push_async_callback(discovery.close)
-            return await self._run(control, discovery, opening)
+        with self._opening or Opening(self.options) as opening:
+            return await self._run(opening)
 
-    async def _run(self, control: ControlEndpoint, discovery: ControlEndpoint, opening: Opening) -> SenderSession:
+    async def _run(self, opening: Opening) -> SenderSession:
         """Serve the session on open sockets, which stay the caller's to close."""
         threads: list[threading.Thread] = []
         try:
@@ -158,7 +147,8 @@ class SendEngine:
             self._planned = PlannedWindows(parameters)
             buffers = self._reserve_buffers(parameters, self._planned)
             threads.append(_start_thread("memory", self._provide_buffers, buffers, self._planned.usual))
-            await self._check_name_is_free(control, discovery, opening.asked_ns)
+            if (host := opening.rival()) is not None:
+                raise self._name_taken(host)
             self.session = SenderSession(parameters, self._wanted(parameters), time.monotonic_ns())
             datagram_size = wire.DATA_HEADER_SIZE + parameters.symbol_size
             self.sender = BatchSender(
@@ -173,7 +163,12 @@ class SendEngine:
             loop = asyncio.get_running_loop()
             threads.append(_start_thread("encoder", self._encode_loop, encoder, loop))
             threads.append(_start_thread("transmitter", self._transmit_loop, loop))
-            await self._serve(self.session, control, discovery)
+            async with contextlib.AsyncExitStack() as stack:
+                control = await ControlEndpoint.open(opening.control, self._wake.set)
+                stack.push_async_callback(control.close)
+                discovery = await ControlEndpoint.open(opening.discovery, self._wake.set)
+                stack.push_async_callback(discovery.close)
+                await self._serve(self.session, control, discovery)
             if self.session.rival is not None:
                 raise self._name_taken(self.session.rival)
             return self.session
@@ -193,21 +188,6 @@ class SendEngine:
             self._free_small_buffers.put(TransmitBuffer(planned.small_max, parameters.symbol_size))
         count = window_datagrams_max(max(parameters.window_slices, parameters.window_slices_max))
         return [TransmitBuffer(count, parameters.symbol_size) for _count in range(LARGE_WINDOWS)]
-
-    async def _check_name_is_free(self, control: ControlEndpoint, discovery: ControlEndpoint, asked_ns: int) -> None:
-        """Leave if somebody serves this name already: receivers could not tell the two apart."""
-        name = self.options.session_name
-        drops = wire.Drops()
-        loop = asyncio.get_running_loop()
-        left = (asked_ns + NAME_CHECK_NS - time.monotonic_ns()) / limits.SECOND_NS
-        deadline = loop.time() + max(left, NAME_CHECK_MIN_S)
-        while (left := deadline - loop.time()) > 0 and not self._interrupted:
-            await self._sleep(left)
-            for datagram, address in discovery.take() + control.take():
-                frame = wire.parse_control(datagram, drops)
-                message = None if frame is None else messages.decode(frame.body, drops)
-                if isinstance(message, messages.Announce) and message.name == name:
-                    raise self._name_taken(address[0])
 
     def _name_taken(self, host: str) -> UsageError:
         return UsageError(

@@ -16,9 +16,9 @@ import pytest
 
 from ghostcast.image.reader import ImageFile
 from ghostcast.net.interfaces import choose_interface
-from ghostcast.sender.engine import NAME_CHECK_NS, Observer, SendEngine
+from ghostcast.sender.engine import Observer, SendEngine
 from ghostcast.sender.layout import TransmitBuffer
-from ghostcast.sender.opening import Opening
+from ghostcast.sender.opening import ANSWER_NS, Opening
 from ghostcast.sender.options import SendOptions
 from protocol import limits, messages, wire
 from protocol.errors import UsageError
@@ -63,7 +63,7 @@ def test_an_answer_that_came_before_the_engine_ran_is_heeded(tmp_path: Path, nam
     with ImageFile.open(make_image(tmp_path / "image", bytes(1000))) as image, Opening(chosen := options()) as opening:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rival:
             rival.sendto(announce(name), ("127.0.0.1", opening.control_port))
-        time.sleep(1.5 * NAME_CHECK_NS / limits.SECOND_NS)
+        time.sleep(1.5 * ANSWER_NS / limits.SECOND_NS)
         engine = SendEngine(image, chosen, 4711, opening)
         if name == "unit":
             with pytest.raises(UsageError, match=r"announced by another sender at 127\.0\.0\.1"):
@@ -73,6 +73,22 @@ def test_an_answer_that_came_before_the_engine_ran_is_heeded(tmp_path: Path, nam
             session = asyncio.run(engine.run(Observer()))
             assert session.end_text == "no receiver joined in time"
         assert opening.control.fileno() == opening.discovery.fileno() == opening.data.fileno() == -1
+
+
+@pytest.mark.parametrize("port", ["control", "discovery"])
+def test_an_answer_among_other_words_is_heard_on_either_socket(port: str) -> None:
+    with Opening(chosen := options()) as opening, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rival:
+        rival.bind(("127.0.0.1", 0))
+        to = ("127.0.0.1", opening.control_port)
+        if port == "discovery":
+            to = (limits.DISCOVERY_GROUP, chosen.port)
+            rival.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        for word in (b"", b"noise", bytes(limits.CONTROL_SIZE_MAX + 1), announce("another")):
+            rival.sendto(word, to)
+        assert opening.rival() is None
+        rival.sendto(b"noise", to)
+        rival.sendto(announce("unit"), to)
+        assert opening.rival() == "127.0.0.1"
 
 
 LOADED_WHEN_ASKED = """
