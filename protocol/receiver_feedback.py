@@ -127,7 +127,8 @@ class ReceiverFeedback:
         """Something came that tells when it was sent."""
         if sent_us:
             self._echo_us, self._echo_ns = sent_us, now
-            self._queue_delay.observe(sent_us, now)
+            if not self._waited:
+                self._queue_delay.observe(sent_us, now)
 
     def data_came(self, sent_us: int, now: int) -> None:
         """Symbols came: look soon whether some are lacking."""
@@ -393,7 +394,7 @@ class ReceiverFeedback:
     def _measure(self, interval: ReportInterval, now: int) -> Measured:
         reception, counters = self._reception, self._reception.counters
         sent, full, stored = reception.datagrams_expected, reception.pool_full, reception.stream_bytes
-        return interval.close(now, sent, counters.received, counters.lost_host, full, stored)
+        return interval.close(now, sent, counters.received, counters.lost_host, full, stored, waiting=self._much_waits)
 
     def _loss_ppm_now(self) -> int:
         """Return the network loss since the last report, or that report's where hardly anything came since."""
@@ -407,8 +408,17 @@ class ReceiverFeedback:
         What waited there measures this host, not the way to it: a receiver that is a second behind made the group's
         round trip a second, and every backoff six.
         """
-        waits = self._reception.overdue or self._reception.backlog * 1000 >= limits.ECHO_BACKLOG_MAX_PERMILLE
-        return 0 if waits else self._echo_us
+        return 0 if self._waited else self._echo_us
+
+    @property
+    def _waited(self) -> bool:
+        """Whether the newest that came may have waited in this host."""
+        return self._reception.overdue or self._much_waits
+
+    @property
+    def _much_waits(self) -> bool:
+        """Whether so much waits in the socket that it matters how long."""
+        return self._reception.backlog * 1000 >= limits.ECHO_BACKLOG_MAX_PERMILLE
 
     def _hold_us(self, now: int) -> int:
         return min((now - self._echo_ns) // limits.MICROSECOND_NS, (1 << 32) - 1)

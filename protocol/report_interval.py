@@ -52,18 +52,31 @@ class ReportInterval:
         return min(max(0, lost) * 1_000_000 // sent, 1_000_000)
 
     def close(
-        self, now: int, expected: int, received: int, dropped: int, pool_full: int, stream_bytes: int
+        self,
+        now: int,
+        expected: int,
+        received: int,
+        dropped: int,
+        pool_full: int,
+        stream_bytes: int,
+        *,
+        waiting: bool = False,
     ) -> Measured:
         """Return network loss and host overrun in millionths and the smoothed drain rate, and begin anew.
 
         The kernel drops at the tail of a queue, whose gap is seen only when the queue has been read: drops wait in
-        ``_unexplained`` until the gap they made comes by, and are never mistaken for loss in the network.
+        ``_unexplained`` until the gap they made comes by, and are not mistaken for loss in the network. Where what had
+        waited made up for a gap, it never comes by: once data came and nothing is ``waiting`` in the socket, drops from
+        before this interval are not waited for any more, or the network's loss would be taken for theirs.
         """
         before, sent = self._expected, expected - self._expected
         lost = max(0, sent - (received - self._received))
-        self._unexplained += dropped - self._dropped
+        dropped_now = dropped - self._dropped
+        self._unexplained += dropped_now
         host = min(lost, self._unexplained)
         self._unexplained -= host
+        if sent > 0 and not waiting:
+            self._unexplained = min(self._unexplained, dropped_now)
         overrun = host + pool_full - self._pool_full
         seconds = max(now - self._begun_ns, 1) / limits.SECOND_NS
         # Up at once, down by half: nothing is got done before the first chunk is whole.

@@ -273,6 +273,8 @@ class SenderFeedback:
         if not outdated and 4 * (ended - self._cut_sequence) * self._datagram_size >= limits.START_CREDIT:
             self._starting = False
         full = message.pool_fill_permille / 1e3 > rate.POOL_FILL_HIGH
+        # What a socket dropped that was not read shows as a gap when it is read again.
+        was_full = before is not None and before.pool_fill_permille / 1e3 > rate.POOL_FILL_HIGH
         peer.loss, peer.reported_ns = loss, now
         if begun >= peer.reported_sequence:
             peer.reported_sequence = ended
@@ -280,8 +282,8 @@ class SenderFeedback:
             self.control.observe(
                 peer.index,
                 rate.Sample(
-                    loss=0.0 if outdated else loss,
-                    overrun=message.overrun_ppm / 1e6,
+                    loss=0.0 if outdated or was_full else loss,
+                    overrun=0.0 if was_full else message.overrun_ppm / 1e6,
                     pool_fill=message.pool_fill_permille / 1e3,
                     drain_rate=float(message.drain_rate),
                     datagrams=max(0, ended - begun),

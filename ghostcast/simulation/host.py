@@ -113,6 +113,7 @@ class Host:
         if self._paused:
             self._wait_in_socket(batch, sent_us, session)
         else:
+            session.reception.overdue = False
             self._fetch(batch, sent_us, session)
             self.turn()
 
@@ -243,6 +244,7 @@ class Host:
             batch, sent_us = self._socket.popleft()
             self._socket_used -= len(batch) * self._datagram_size
             session.reception.backlog = self._socket_used / self.member.socket_size
+            session.reception.overdue = True
             self._fetch(batch, sent_us, session)
             self._settle(session, now)
 

@@ -220,7 +220,7 @@ def test_disks_that_stand_still_for_a_second_cost_little_more(receivers: int, st
     )  # fmt: skip
     result = simulate(scenario)
     assert result.verified == receivers
-    assert float(np.max(result.durable_s)) < 0.5 + 1.0 + 4.0
+    assert float(np.max(result.durable_s)) < 0.5 + 1.0 + 1.5
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.01])

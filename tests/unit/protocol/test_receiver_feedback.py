@@ -374,3 +374,16 @@ def test_no_round_trip_is_measured_through_a_full_socket_nor_while_the_host_look
         desk.pass_time(200 * MS)
         echoes += [report.echo_us for report in desk.said(messages.Report) if isinstance(report, messages.Report)][-1:]
     assert echoes == [77, 0, 0, 77]
+
+
+@pytest.mark.parametrize(("backlog", "overdue", "late"), [(0.0, False, True), (0.5, False, False), (0.0, True, False)])
+def test_what_waited_in_the_host_is_no_queue_on_the_way(backlog: float, overdue: bool, late: bool) -> None:
+    """Backoffs are as long as that queue, and a disk that stood still for a second would make them six."""
+    desk = ready_desk()
+    session, at_us = desk.session, desk.now // 1000
+    for later_us in range(4):
+        session._feedback.heard(at_us + later_us, desk.now + later_us * 1000)
+    session.reception.backlog, session.reception.overdue = backlog, overdue
+    for later_us in range(2):
+        session._feedback.heard(at_us + later_us, desk.now + (800_000 + later_us) * 1000)
+    assert session._feedback._queue_delay.value_ns == (800 * MS if late else 0)

@@ -347,6 +347,28 @@ def test_a_loss_that_lasts_is_heard_beside_reports_in_turn_and_without_a_since(s
     assert desk.session.rate_bytes_per_s < begun
 
 
+def test_the_gaps_of_a_full_socket_keep_nobody_from_returning_to_speed() -> None:
+    """They show when it is read again, an interval after its receiver was full, and speak of a rate that is over."""
+    desk = finding_desk(10_000)
+    before = climb(desk, 4)[-1]
+    tell_of(desk, received=desk.session.sent_below, lost=0, fill=0.9)
+    desk.pass_time(60 * MS)
+    tell_of(desk, received=desk.session.sent_below, lost=0, fill=0.9)
+    cut = desk.session.rate_bytes_per_s / 750e6
+    assert cut < 0.6 * before
+    desk.pass_time(110 * MS)
+    at = desk.session.sent_below
+    for lost, ppm in ((300, 300_000), (60, 60_000), (0, 0)):
+        desk.send_all()
+        desk.pass_time(55 * MS)
+        desk.session.sent_below += int(0.055 * desk.session.rate_bytes_per_s / (WIDE + wire.DATA_HEADER_SIZE))
+        sent, since = desk.session.sent_below, desk.session.fleet.peers[0].reported_sequence
+        desk.tell(messages.Report(0, 0, 0, sent, lost, 0, ppm, 0, 0, 700_000_000, 0, False, sequence=sent, since=since))
+        assert desk.session.rate_bytes_per_s / 750e6 >= cut
+    assert desk.session.sent_below > at
+    assert desk.session.rate_bytes_per_s >= 0.9 * 700e6
+
+
 def test_after_a_flood_so_much_goes_out_and_the_rest_when_somebody_has_heard_some() -> None:
     desk = finding_desk()
     window = 32 * 140 * (WIDE + wire.DATA_HEADER_SIZE)
