@@ -380,6 +380,8 @@ class RateControl:
                 self.background = max(self.background, max(known, default=before.loss_before))
                 if not any(waits(track.latest) for track in fresh.values()):
                     self.rate, self._last_limit = min(before.rate_before, self.ceiling), before.limit_before
+                    if not self._last_limit:
+                        self._growth_share = GROWTH_SHARE_MAX  # no limit was ever met: the search goes on
                     self._changed(now, interval_ns)
                     return
                 # The loss is no reason to stay, but a full queue is one to go on.

@@ -95,6 +95,17 @@ def test_noise_is_not_a_full_link(noise: float, seed: int) -> None:
     assert control.background >= 0.5 * noise
 
 
+@pytest.mark.parametrize("noise", [0.01, 0.05])
+@pytest.mark.parametrize(("limit", "growth"), [(0.0, 1.5), (1000 * MB, 1.03)])
+def test_noise_does_not_end_a_search_that_met_no_limit_yet(noise: float, limit: float, growth: float) -> None:
+    control = RateControl(start=100 * MB, ceiling=1250 * MB)
+    control._last_limit = limit
+    rates = run(control, [Link(noise=noise)], 8)
+    assert min(rates) < 100 * MB, "the experiment that tells it from a full link"
+    found = len(rates) - rates[::-1].index(100 * MB) - 1
+    assert rates[found:] == pytest.approx([100 * MB * growth**step for step in range(8 - found)])
+
+
 def test_noise_on_a_full_link_still_finds_the_link() -> None:
     control = RateControl(start=250 * MB, ceiling=1250 * MB)
     rates = run(control, [Link(capacity=125 * MB, noise=0.03)], 400)
