@@ -86,7 +86,6 @@ is too little to be cut for: by then, a flood would have shown, and a link's own
 BACKGROUND_SLACK = 1.3
 """How far above the background loss must rise before it counts: samples of one interval scatter."""
 
-
 ANSWER_DATAGRAMS = 1000
 """Datagrams at the present rate that everybody has told of before a search goes on sooner than after an interval: a
 loss of a percent shows in them."""
@@ -122,6 +121,8 @@ class Sample:
     """Bytes per second that reached it, headers included; infinite where that is not known."""
     current: bool = True
     """Whether all of it was sent at the present rate."""
+    share: float = 1.0
+    """Of a usual interval, the share that it speaks of: what is believed at once must be enough for a whole one."""
 
 
 def waits(sample: Sample) -> bool:
@@ -330,7 +331,7 @@ class RateControl:
 
     @property
     def climbing(self) -> bool:
-        """Whether the rate is being searched for, and grew with nearly every step: nothing is known of a limit yet."""
+        """Whether the rate is being searched for, and no more than two steps left it as it was."""
         return self._startup and self._stayed < PATIENCE
 
     def answered(self, receivers: int) -> bool:
@@ -338,9 +339,12 @@ class RateControl:
         return self.climbing and len(self._tracks) >= receivers and all(map(self._keeps_up, self._tracks.values()))
 
     def _keeps_up(self, track: _Track) -> bool:
-        told = track.latest
+        told, before = track.latest, track.previous
         heard = track.at_ns > self._changed_ns and told.current and told.datagrams >= ANSWER_DATAGRAMS
-        return heard and max(told.loss, told.overrun) <= LOSS_LOW and told.pool_fill < POOL_FILL_LOW
+        # In so short a time, that a pool fills says more than how full it is.
+        filling = told.pool_fill - (0.0 if before is None else before.pool_fill)
+        room = told.pool_fill + max(0.0, filling) < POOL_FILL_LOW
+        return heard and max(told.loss, told.overrun) <= LOSS_LOW and room
 
     def flood_open(self, now: int) -> bool:
         """Whether the rate was cut for a flood, and it is still waited for what became of that."""
@@ -348,7 +352,7 @@ class RateControl:
         return experiment is not None and experiment.loss_before > FLOODED_LOSS and now < experiment.until_ns
 
     def step(self, now: int, *, interval_ns: int, measured_rate: float) -> None:
-        """Decide once per control interval.
+        """Decide once per control interval, sooner where a rate that climbs was answered.
 
         Args:
             now: instant in ns.
@@ -528,10 +532,11 @@ class RateControl:
             self._tracks.clear()
 
     def restart(self, rate: float) -> None:
-        """The receivers that decide are others now: begin anew, with quick growth, from another rate."""
+        """The receivers that decide are others now: begin anew from another rate, with steps as large, not as soon."""
         self.rate = min(max(rate, self.floor), self.ceiling)
         self._startup, self._experiment = True, None
-        self._patient, self._stayed, self._waited, self._probed = True, 0, 0, None
+        self._patient, self._waited, self._probed = True, 0, None
+        self._stayed = PATIENCE  # reports of the time before come, which speak of another rate
         self._full.clear()
         self._hold_until_ns = self._told_until_ns = 0
         self._tracks.clear()
@@ -587,7 +592,7 @@ class RateControl:
         return _worst(losses, len(losses) if self._startup else _new_count(tracks))
 
     def _flood_of(self, track: _Track) -> float:
-        return track.latest.loss if self._startup else track.lasting_loss
+        return track.latest.loss * track.latest.share if self._startup else track.lasting_loss
 
     def _steady(self, tracks: dict[int, _Track], loss: float) -> bool:
         """Return whether this loss can be compared with what is lost after a cut; that of the first burst never can."""
@@ -605,7 +610,8 @@ class RateControl:
             return lasting and track.telling(self.tolerated)
         # The rate was just raised, and a cut for nothing would hide what comes of that.
         known = lost(sample) + (lost(before) if lasting and before is not None else 0.0)
-        return known >= TELLING_LOST and (lasting or max(sample.loss, sample.overrun) > 4 * LOSS_HIGH)
+        much = max(sample.loss, sample.overrun) * sample.share > 4 * LOSS_HIGH
+        return known >= TELLING_LOST and (lasting or much)
 
     def _capacity(self, sample: Sample) -> float:
         carried = capacity(sample, self.rate, self.tolerated)

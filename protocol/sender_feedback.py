@@ -263,6 +263,9 @@ class SenderFeedback:
         if heard > earlier:
             self._note_loss(peer, loss if believed else min(loss, peer.loss), heard - earlier)
         arrival_rate, since_ns = math.inf, self._credit_ns if before is None else peer.reported_ns
+        # What a report during a climb tells is of a shorter time than usual, but at the start, which cannot wait.
+        climbs = self.control is not None and self.control.climbing and not self._starting
+        share = min(1.0, (now - since_ns) / self._usual_interval_ns) if climbs else 1.0
         if now - since_ns >= limits.START_REPORT_INTERVAL_MIN_NS // 2:
             arrived = max(0, message.symbols_received - (0 if before is None else before.symbols_received))
             arrival_rate = arrived * self._datagram_size * limits.SECOND_NS / (now - since_ns)
@@ -289,6 +292,7 @@ class SenderFeedback:
                     datagrams=max(0, ended - begun),
                     arrival_rate=arrival_rate,
                     current=begun >= self._rate_sequence,
+                    share=share,
                 ),
                 now,
             )
@@ -509,7 +513,7 @@ class SenderFeedback:
             return Verdict()
         if self.control.flooded():
             wait_ns = 1
-        elif self.control.answered(self._fleet.live_count - self._fleet.slow_count):
+        elif self.control.answered(self._fleet.live_count - self._fleet.slow_count) and self._is_used(sent_below, now):
             wait_ns = limits.START_REPORT_INTERVAL_MIN_NS // 2
         else:
             wait_ns = interval_ns
@@ -540,6 +544,12 @@ class SenderFeedback:
             left=self._fleet.slow_count,
             now=now,
         )
+
+    def _is_used(self, sent_below: int, now: int) -> bool:
+        """Whether the rate has been used since the last step, of which it is otherwise too soon to tell."""
+        assert self.control is not None
+        sent = (sent_below - self._sent_below) * self._datagram_size * limits.SECOND_NS
+        return sent > rate.USED_SHARE * self.control.rate * (now - self._sent_ns)
 
     def step_valve(self, now: int) -> None:
         """Widen every backoff while more NACKs come than the sender wants to hear; narrow it again when quiet.

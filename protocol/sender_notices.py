@@ -157,12 +157,15 @@ class SenderNotices:
         self._outbox.say(Destination.GROUP, self._advised)
 
     def advise_if_news(self, report_interval_ns: int, now: int) -> None:
-        """Say it before its time if more have come, or somebody told a lower limit: others would speak meanwhile."""
+        """Say it before its time if more have come, somebody told a lower limit, or words take longer than was said:
+        others would speak meanwhile.
+        """
         advised = self._advised
         if advised is None:
             return
         more = report_interval_ns * rate.SAME_SHARE > advised.report_interval_ms * limits.MILLISECOND_NS
-        if more or self._measures.report_below(now) < rate.SAME_SHARE * advised.report_below:
+        longer = self._measures.grtt_ns * rate.SAME_SHARE > advised.grtt_us * limits.MICROSECOND_NS
+        if more or longer or self._measures.report_below(now) < rate.SAME_SHARE * advised.report_below:
             self.advice_ns = self._advised_ns + limits.FEEDBACK_ADVICE_GAP_NS
 
     def poll_soon(self, now: int) -> None:

@@ -53,18 +53,21 @@ class Opening:
         poll, drops = select.poll(), wire.Drops()
         for number in sockets_by_number:
             poll.register(number, select.POLLIN)
-        for _count in range(limits.INBOX_DATAGRAMS_MAX):
+        late = 0
+        while late < limits.INBOX_DATAGRAMS_MAX:
             left_ms = -(-(self._answered_ns - time.monotonic_ns()) // limits.MILLISECOND_NS)
             ready = poll.poll(max(0, left_ms))
             if not ready:
                 break
-            with contextlib.suppress(OSError):  # of an ICMP error that somebody answered with
-                datagram, address = sockets_by_number[ready[0][0]].recvfrom(limits.CONTROL_SIZE_MAX + 1)
-                frame = wire.parse_control(datagram, drops)
-                message = None if frame is None else messages.decode(frame.body, drops)
-                if isinstance(message, messages.Announce) and message.name == self._name:
-                    host: str = address[0]
-                    return host
+            late += left_ms <= 0
+            for number, _events in ready:
+                with contextlib.suppress(OSError):  # of an ICMP error that somebody answered with
+                    datagram, address = sockets_by_number[number].recvfrom(limits.CONTROL_SIZE_MAX + 1)
+                    frame = wire.parse_control(datagram, drops)
+                    message = None if frame is None else messages.decode(frame.body, drops)
+                    if isinstance(message, messages.Announce) and message.name == self._name:
+                        host: str = address[0]
+                        return host
         return None
 
     def __enter__(self) -> Self:

@@ -251,6 +251,26 @@ def test_a_rate_that_is_not_used_or_not_kept_up_with_stays(trouble: dict[str, fl
     assert asked_interval_ms(desk) == limits.REPORT_INTERVAL_MIN_NS // MS, "nothing is being found out any more"
 
 
+def test_one_short_report_of_much_loss_is_a_burst_and_one_of_a_usual_time_is_not() -> None:
+    for interval_ms, cut in ((15, False), (60, True)):
+        desk = finding_desk(10_000, rate_ceiling=12_500e6)
+        before = climb(desk, 2)[-1]
+        desk.send_all()
+        desk.pass_time(interval_ms * MS)
+        desk.session.sent_below += int(interval_ms / 1000 * before * 750e6 / (WIDE + wire.DATA_HEADER_SIZE))
+        tell_of(desk, received=desk.session.sent_below, lost=0, loss=0.03)
+        desk.pass_time(60 * MS)
+        desk.session.sent_below += int(0.06 * before * 750e6 / (WIDE + wire.DATA_HEADER_SIZE))
+        desk.send_all()
+        desk.pass_time(60 * MS)
+        assert (desk.session.rate_bytes_per_s < before * 750e6) is cut, interval_ms
+
+
+def test_a_pool_that_fills_is_no_reason_to_go_on_sooner() -> None:
+    desk = finding_desk(10_000, rate_ceiling=12_500e6)
+    assert climb(desk, 2, fill=0.08) == [1, 1], "from empty to eight hundredths in 15 ms"
+
+
 def test_of_a_slow_stream_a_short_report_says_too_little_to_go_on() -> None:
     desk = finding_desk(10_000, rate_start=0.05 * 750e6, rate_ceiling=12_500e6)
     assert climb(desk, 4) == pytest.approx([0.05, 0.05, 0.05, 0.075]), "an interval is 4 GRTT, 40 ms"

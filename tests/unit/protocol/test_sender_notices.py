@@ -112,3 +112,21 @@ def test_those_that_come_together_are_told_together_and_at_once_that_the_fleet_h
     assert 2 <= len(advices) <= 4
     assert (advices[-1].receivers, advices[-1].report_interval_ms) == (101, 252)
     assert sum(isinstance(message, messages.Status) for _destination, message in mail) <= 4
+
+
+def test_receivers_are_told_at_once_how_long_a_word_takes() -> None:
+    """They back off by that: told 80 ms later, all of a window's receivers asked for the same."""
+    desk = Desk(StartRule(receivers=2))
+    desk.join(0)
+    desk.join(1)
+    desk.pass_time(limits.FEEDBACK_ADVICE_GAP_NS)
+    desk.mail()
+    sent_us = (desk.now - 30 * MS) // limits.MICROSECOND_NS
+    desk.tell(messages.Report(0, sent_us & 0xFFFFFFFF, 0, 0, 0, 0, 0, 0, 0, 0, 0, False))
+    desk.pass_time(limits.FEEDBACK_ADVICE_GAP_NS)
+    advices = [
+        message.grtt_us
+        for message in desk.said(messages.FeedbackAdvice)
+        if isinstance(message, messages.FeedbackAdvice)
+    ]
+    assert advices == [30_000]

@@ -9,6 +9,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -89,6 +90,24 @@ def test_an_answer_among_other_words_is_heard_on_either_socket(port: str) -> Non
         rival.sendto(b"noise", to)
         rival.sendto(announce("unit"), to)
         assert opening.rival() == "127.0.0.1"
+
+
+def test_an_answer_after_any_number_of_other_words_is_heard() -> None:
+    with Opening(options()) as opening, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rival:
+        to = ("127.0.0.1", opening.control_port)
+        opening._answered_ns = time.monotonic_ns() + 20 * limits.SECOND_NS
+
+        def talk() -> None:
+            for count in range(2 * limits.INBOX_DATAGRAMS_MAX):
+                rival.sendto(b"noise", to)
+                if count % 64 == 0:
+                    time.sleep(0.001)
+            rival.sendto(announce("unit"), to)
+
+        talking = threading.Thread(target=talk)
+        talking.start()
+        assert opening.rival() == "127.0.0.1"
+        talking.join()
 
 
 LOADED_WHEN_ASKED = """
