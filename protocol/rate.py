@@ -122,7 +122,8 @@ class Sample:
     current: bool = True
     """Whether all of it was sent at the present rate."""
     share: float = 1.0
-    """Of a usual interval, the share that it speaks of: what is believed at once must be enough for a whole one."""
+    """Of a usual interval, the share that it speaks of; 1 where reports are no more frequent than usual. A short one is
+    easily filled by a burst."""
 
 
 def waits(sample: Sample) -> bool:
@@ -584,7 +585,7 @@ class RateControl:
         return _worst([track.latest.loss for track in tracks.values()], _new_count(tracks))
 
     def _flood(self, tracks: dict[int, _Track]) -> float:
-        """Return the loss that is one if it is above ``FLOODED_LOSS``: lasting, or, at the start, seen once.
+        """Return the loss that is one if it is above ``FLOODED_LOSS``: lasting, or, at the start, seen once for long.
 
         At the start the sample before it was taken while the queue filled.
         """
@@ -592,7 +593,7 @@ class RateControl:
         return _worst(losses, len(losses) if self._startup else _new_count(tracks))
 
     def _flood_of(self, track: _Track) -> float:
-        return track.latest.loss * track.latest.share if self._startup else track.lasting_loss
+        return track.latest.loss if self._startup and track.latest.share >= 1.0 else track.lasting_loss
 
     def _steady(self, tracks: dict[int, _Track], loss: float) -> bool:
         """Return whether this loss can be compared with what is lost after a cut; that of the first burst never can."""

@@ -263,9 +263,9 @@ class SenderFeedback:
         if heard > earlier:
             self._note_loss(peer, loss if believed else min(loss, peer.loss), heard - earlier)
         arrival_rate, since_ns = math.inf, self._credit_ns if before is None else peer.reported_ns
-        # What a report during a climb tells is of a shorter time than usual, but at the start, which cannot wait.
-        climbs = self.control is not None and self.control.climbing and not self._starting
-        share = min(1.0, (now - since_ns) / self._usual_interval_ns) if climbs else 1.0
+        # Of a small fleet, reports during a climb speak of a shorter time than usual.
+        usual_ns = self._usual_interval_ns
+        share = min(1.0, (now - since_ns) / usual_ns) if self.report_interval_ns < usual_ns else 1.0
         if now - since_ns >= limits.START_REPORT_INTERVAL_MIN_NS // 2:
             arrived = max(0, message.symbols_received - (0 if before is None else before.symbols_received))
             arrival_rate = arrived * self._datagram_size * limits.SECOND_NS / (now - since_ns)

@@ -251,19 +251,25 @@ def test_a_rate_that_is_not_used_or_not_kept_up_with_stays(trouble: dict[str, fl
     assert asked_interval_ms(desk) == limits.REPORT_INTERVAL_MIN_NS // MS, "nothing is being found out any more"
 
 
-def test_one_short_report_of_much_loss_is_a_burst_and_one_of_a_usual_time_is_not() -> None:
-    for interval_ms, cut in ((15, False), (60, True)):
+@pytest.mark.parametrize(("interval_ms", "counts"), [(15, False), (60, True)])
+def test_one_short_report_of_much_loss_is_a_burst_and_one_of_a_usual_time_is_not(
+    interval_ms: int, counts: bool
+) -> None:
+    for loss, flood in ((0.03, False), (0.4, True)):
         desk = finding_desk(10_000, rate_ceiling=12_500e6)
         before = climb(desk, 2)[-1]
         desk.send_all()
         desk.pass_time(interval_ms * MS)
         desk.session.sent_below += int(interval_ms / 1000 * before * 750e6 / (WIDE + wire.DATA_HEADER_SIZE))
-        tell_of(desk, received=desk.session.sent_below, lost=0, loss=0.03)
+        tell_of(desk, received=desk.session.sent_below, lost=0, loss=loss)
+        control = desk.session._feedback.control
+        assert control is not None
+        assert bool(control.flood_count) is (flood and counts)
         desk.pass_time(60 * MS)
         desk.session.sent_below += int(0.06 * before * 750e6 / (WIDE + wire.DATA_HEADER_SIZE))
         desk.send_all()
         desk.pass_time(60 * MS)
-        assert (desk.session.rate_bytes_per_s < before * 750e6) is cut, interval_ms
+        assert (desk.session.rate_bytes_per_s < before * 750e6) is (flood or counts)
 
 
 def test_a_pool_that_fills_is_no_reason_to_go_on_sooner() -> None:
