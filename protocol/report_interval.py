@@ -60,7 +60,7 @@ class ReportInterval:
         pool_full: int,
         stream_bytes: int,
         *,
-        waiting: bool = False,
+        waiting: bool,
     ) -> Measured:
         """Return network loss and host overrun in millionths and the smoothed drain rate, and begin anew.
 

@@ -275,9 +275,9 @@ class SenderFeedback:
         outdated = begun < max(self._cut_sequence, peer.reported_sequence)
         if not outdated and 4 * (ended - self._cut_sequence) * self._datagram_size >= limits.START_CREDIT:
             self._starting = False
-        full = message.pool_fill_permille / 1e3 > rate.POOL_FILL_HIGH
+        full = _tells_full(message)
         # What a socket dropped that was not read shows as a gap when it is read again.
-        was_full = before is not None and before.pool_fill_permille / 1e3 > rate.POOL_FILL_HIGH
+        was_full = before is not None and _tells_full(before)
         peer.loss, peer.reported_ns = loss, now
         if begun >= peer.reported_sequence:
             peer.reported_sequence = ended
@@ -566,6 +566,11 @@ class SenderFeedback:
         elif per_s < limits.NACK_PER_S / 4:
             self.feedback_scale = max(1, self.feedback_scale // 2)
         self._nack_count, self._valve_ns = 0, now
+
+
+def _tells_full(report: messages.Report) -> bool:
+    """Return whether a receiver's pool or socket is so full that its own pace limits it."""
+    return report.pool_fill_permille / 1e3 > rate.POOL_FILL_HIGH
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
