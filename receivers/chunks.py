@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import mmap
 import os
 import sys
 import threading
@@ -225,16 +224,11 @@ class ChunkWriter:
     def _worker(self) -> _Worker:
         worker: _Worker | None = getattr(self._local, "worker", None)
         if worker is None:
-            # Anonymous memory begins on a page, which writes past the page cache need.
-            page = _fresh_pages(self._manifest.chunk_size)
-            joined = _fresh_pages(max(1, int(self._manifest.stored_sizes.max(initial=0))))
+            # On a page: writes past the page cache need it.
+            page = libc.fresh_pages(self._manifest.chunk_size)
+            joined = libc.fresh_pages(max(1, int(self._manifest.stored_sizes.max(initial=0))))
             worker = self._local.worker = _Worker(FrameDecoder(), page, joined)
         return worker
-
-
-def _fresh_pages(size: int) -> memoryview:
-    # Private: to fill shared memory, which is what Python asks for by itself, takes the kernel 1.4 times as long.
-    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ the page cache by as many threads, and fsync.
 
 from __future__ import annotations
 
-import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.micro.measuring import Effort, Result, random_bytes, rates
 from ghostcast.image.target import Target
+from ghostcast.net import libc
 from receivers.workers import worker_count
 
 CHUNK_SIZE = 1 << 20
@@ -27,16 +27,15 @@ _SIZE_SHARE = 4
 def measure(effort: Effort, symbol_size: int) -> Iterator[Result]:
     """Yield every result; symbols play no part."""
     size = max(effort.far_bytes * _SIZE_SHARE // _PIECE_SIZE, 1) * _PIECE_SIZE
-    with tempfile.TemporaryDirectory(prefix="ghostcast-bench-") as directory, mmap.mmap(-1, _PIECE_SIZE) as page:
-        page[:] = random_bytes(_PIECE_SIZE).tobytes()
+    with tempfile.TemporaryDirectory(prefix="ghostcast-bench-") as directory:
+        view = libc.fresh_pages(_PIECE_SIZE)
+        view[:] = random_bytes(_PIECE_SIZE).tobytes()
         path = Path(directory, "target")
-        view = memoryview(page)
         for threads in (1, worker_count()):
             with ThreadPoolExecutor(threads) as pool:
                 limit = rates(_bare(path, view, size, pool), size, effort, lambda: path.unlink(missing_ok=True))
                 found = rates(_target(path, view, size, pool), size, effort, lambda: path.unlink(missing_ok=True))
                 yield Result.of("write", f"{threads} threads", found, "disk: pwrite, fsync", limit)
-        view.release()
 
 
 def _target(path: Path, view: memoryview, size: int, pool: ThreadPoolExecutor) -> Callable[[], None]:

@@ -8,7 +8,6 @@ temporary name), a device starts with zeros where its partition table would be.
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import stat
 from collections.abc import Callable, Generator, Iterator
@@ -25,6 +24,7 @@ from ghostcast.image.readback import chunk_ranges
 from ghostcast.image.reader import ImageFile
 from ghostcast.image.target import Target
 from ghostcast.image.unused import Unused, treat_unused
+from ghostcast.net import libc
 from protocol.errors import ImageError, TargetError
 from protocol.manifest import FLAG_UNUSED, FLAG_ZERO, Manifest
 
@@ -129,7 +129,7 @@ class _Restore:
         decoder = FrameDecoder()
         # Writes past the page cache need memory that starts on a page. The copy costs less than the page cache, whose
         # lock the workers would fight for (measured: 0.10 s of system time instead of 0.40 s for 500 MB).
-        page_aligned = memoryview(mmap.mmap(-1, self._image.manifest.chunk_size))
+        page_aligned = libc.fresh_pages(self._image.manifest.chunk_size)
 
         def copy(run: _Run) -> _Run:
             offset, size = _extent(self._image.manifest, run.chunk_start, run.chunk_end)

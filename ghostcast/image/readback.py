@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
 import stat
 import threading
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from ghostcast.image import in_use
 from ghostcast.image.pipeline import core_count, ordered
+from ghostcast.net import libc
 from protocol import limits
 from protocol.errors import TargetError
 from protocol.manifest import FLAG_UNUSED, Manifest
@@ -138,7 +138,7 @@ class TargetReader:
     def _page(self) -> memoryview:
         page: memoryview | None = getattr(self._local, "page", None)
         if page is None:
-            page = self._local.page = memoryview(mmap.mmap(-1, limits.CHUNK_SIZE_MAX))
+            page = self._local.page = libc.fresh_pages(limits.CHUNK_SIZE_MAX)
         return page
 
     def close(self) -> None:

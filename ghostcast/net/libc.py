@@ -6,6 +6,7 @@ is None, and the caller falls back. Layouts are those of 64-bit Linux; elsewhere
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -59,8 +60,10 @@ _MADV_POPULATE_WRITE = 23
 
 _MADV_NOHUGEPAGE = 15
 
-_PROVIDED_TOGETHER = 2 << 20
-"""Bytes, a huge page: while the kernel provides them, no thread of the process can map anything, nor begin."""
+_HUGE_PAGE_SIZE = 2 << 20
+
+_PROVIDED_TOGETHER = _HUGE_PAGE_SIZE
+"""While the kernel provides them, no thread of the process can map anything, nor begin."""
 
 IOV_MAX = 1024
 """Most vectors one preadv takes (UIO_MAXIOV)."""
@@ -123,6 +126,24 @@ def provide(memory: npt.NDArray[Any]) -> bool:
             return False
         begin = piece_end
     return True
+
+
+def fresh_pages(size: int) -> memoryview:
+    """Return ``size`` bytes of zeros that begin on a page: on a huge one, where they fill half of one.
+
+    The kernel holds on to small pages one by one while a write past the page cache is under way: a MiB of them takes it
+    58 us of processor time, of a huge one 27 (measured).
+    """
+    whole, spare = size, 0
+    if size >= _HUGE_PAGE_SIZE // 2:
+        whole, spare = size + -size % _HUGE_PAGE_SIZE, _HUGE_PAGE_SIZE
+    # Private: to fill shared memory, which is what Python asks for by itself, takes the kernel 1.4 times as long.
+    pages = mmap.mmap(-1, whole + spare, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    begin = -address(np.frombuffer(pages, np.uint8)) % _HUGE_PAGE_SIZE if spare else 0
+    if spare and _madvise is not None:
+        with contextlib.suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE, begin, whole)
+    return memoryview(pages)[begin : begin + size]
 
 
 def use_small_pages(memory: npt.NDArray[Any]) -> None:
