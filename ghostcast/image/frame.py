@@ -6,6 +6,7 @@ the size that was asked for, and nothing larger was ever allocated on a frame's 
 
 from __future__ import annotations
 
+import numpy as np
 import zstandard
 
 from protocol import limits
@@ -69,6 +70,55 @@ class FrameDecoder:
             raise ImageError(f"its frame cannot be decompressed: {error}") from error
         if done != len(target) or surplus:
             raise ImageError(f"its frame decompresses to {done + len(surplus)} bytes or more instead of {len(target)}")
+
+
+_BLOCK_SIZE = 128 << 10
+"""Bytes of all blocks but the last, where nothing is compressed (RFC 8878 section 3.1.1.2.4)."""
+
+_BLOCK_HEADER_SIZE = 3
+_CHECKSUM_SIZE = 4
+
+
+def stored_blocks(frame: bytes | memoryview, raw_size: int) -> int | None:
+    """Return where the first block begins in a frame whose blocks are all stored as they are ("raw" in RFC 8878).
+
+    That is what zstd makes of a chunk that it cannot shrink. None for any other frame, and for what is none of
+    ``raw_size`` bytes.
+    """
+    block_count = -(-raw_size // _BLOCK_SIZE)
+    blocks_size = raw_size + block_count * _BLOCK_HEADER_SIZE
+    if not block_count or len(frame) <= blocks_size:  # nearly always, at no cost
+        return None
+    try:
+        parameters = zstandard.get_frame_parameters(frame)
+        start: int = zstandard.frame_header_size(frame)
+    except zstandard.ZstdError:
+        return None
+    if parameters.content_size != raw_size or parameters.dict_id:
+        return None
+    if len(frame) != start + blocks_size + _CHECKSUM_SIZE * parameters.has_checksum:
+        return None
+    last_size = raw_size - (block_count - 1) * _BLOCK_SIZE
+    for block in range(block_count):
+        is_last = block == block_count - 1
+        header = (last_size if is_last else _BLOCK_SIZE) << 3 | is_last  # size, type 0, whether it is the last
+        at = start + block * (_BLOCK_SIZE + _BLOCK_HEADER_SIZE)
+        if frame[at : at + _BLOCK_HEADER_SIZE] != header.to_bytes(_BLOCK_HEADER_SIZE, "little"):
+            return None
+    return start
+
+
+def copy_stored(frame: bytes | memoryview, start: int, target: memoryview) -> None:
+    """Fill ``target`` from the ``stored_blocks`` that begin at ``start``. Releases the GIL.
+
+    The frame's checksum is not looked at: for callers that hold what comes out against a digest.
+    """
+    raw, stored = np.frombuffer(target, np.uint8), np.frombuffer(frame, np.uint8)[start:]
+    count = len(raw) // _BLOCK_SIZE
+    whole, pitch = count * _BLOCK_SIZE, _BLOCK_HEADER_SIZE + _BLOCK_SIZE
+    raw[:whole].reshape(count, _BLOCK_SIZE)[:] = stored[: count * pitch].reshape(count, pitch)[:, _BLOCK_HEADER_SIZE:]
+    rest = count * pitch + _BLOCK_HEADER_SIZE
+    raw[whole:] = stored[rest : rest + len(raw) - whole]
 
 
 def _check_header(frame: bytes | memoryview, raw_size: int) -> None:

@@ -43,6 +43,8 @@ from tests.images import CHUNK_SIZE, make_image
 
 K = 4
 SYMBOL_SIZE = 64
+CHECKSUM_SIZE = 4
+"""Of zstd, behind each frame."""
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -282,13 +284,46 @@ def test_a_chunk_with_one_wrong_bit_is_refused_and_nothing_is_written(case: Case
     before = case.path.read_bytes()
     for chunk in range(case.manifest.chunk_count):
         start, stop = case.manifest.stored_range(chunk)
-        offset = {"first": start, "middle": (start + stop) // 2, "last": stop - 1}[place]
+        last = stop - 1 - CHECKSUM_SIZE  # of the chunk itself
+        offset = {"first": start, "middle": (start + stop) // 2, "last": last}[place]
         case.stream[offset] ^= 0x10
         assert not case.writer.check_and_write([case.frame(chunk)], chunk)
         case.stream[offset] ^= 0x10
     assert case.path.read_bytes() == before
     assert case.writer.check_and_write([case.frame(0)], 0)
     case.target.close()
+
+
+def test_the_digest_of_what_is_written_decides_for_a_chunk_that_could_not_be_compressed(case: Case) -> None:
+    """Of one that was, the frame's: nothing is decompressed before it matched."""
+    wrong = np.zeros_like(case.manifest.stored_digests)
+    writer = ChunkWriter(case.target, dataclasses.replace(case.manifest, stored_digests=wrong))
+    raw_sizes = [stop - start for start, stop in map(case.manifest.raw_range, range(case.manifest.chunk_count))]
+    compressed = case.manifest.stored_sizes < raw_sizes
+    assert 0 < np.count_nonzero(compressed) < case.manifest.chunk_count
+    for chunk in range(case.manifest.chunk_count):
+        case.stream[case.manifest.stored_range(chunk)[1] - 1] ^= 1  # zstd's checksum
+        assert writer.check_and_write([case.frame(chunk)], chunk) == (not compressed[chunk])
+    case.target.finish(case.manifest.raw_size)
+    case.target.close()
+    written = case.path.read_bytes()
+    for chunk in np.flatnonzero(~compressed).tolist():
+        start, stop = case.manifest.raw_range(chunk)
+        assert written[start:stop] == case.raw[start:stop]
+
+
+def test_a_chunk_whose_own_digest_does_not_match_is_left_to_its_frame_s(case: Case) -> None:
+    wrong = np.zeros_like(case.manifest.raw_digests)
+    writer = ChunkWriter(case.target, dataclasses.replace(case.manifest, raw_digests=wrong))
+    for chunk in range(case.manifest.chunk_count):
+        last = case.manifest.stored_range(chunk)[1] - 1
+        case.stream[last] ^= 1  # zstd's checksum
+        assert not writer.check_and_write([case.frame(chunk)], chunk)
+        case.stream[last] ^= 1
+        assert writer.check_and_write([case.frame(chunk)], chunk)
+    case.target.finish(case.manifest.raw_size)
+    case.target.close()
+    assert case.path.read_bytes() == case.raw
 
 
 def test_a_frame_that_is_not_the_chunk_is_the_images_fault_and_is_not_written(case: Case) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import zstandard
 
-from ghostcast.image.frame import LEVEL_MAX, LEVEL_MIN, FrameDecoder, FrameEncoder
+from ghostcast.image.frame import LEVEL_MAX, LEVEL_MIN, FrameDecoder, FrameEncoder, copy_stored, stored_blocks
 from protocol import limits
 from protocol.errors import ImageError
 
@@ -93,3 +94,69 @@ def test_a_flipped_bit_is_found_by_the_checksum(decode: Callable[[bytes, int], b
     frame[-1] ^= 1
     with pytest.raises(ImageError):
         decode(bytes(frame), len(RAW))
+
+
+# --- frames in which nothing is compressed ----------------------------------------------------------------------------
+
+BLOCK = 128 << 10
+
+
+def random_frame(size: int, *, checksum: bool = True) -> tuple[bytes, bytes]:
+    """Return what cannot be compressed, and its frame."""
+    raw = np.random.default_rng(size).bytes(size)
+    return raw, zstandard.ZstdCompressor(write_checksum=checksum).compress(raw)
+
+
+@pytest.mark.parametrize("checksum", [True, False])
+@pytest.mark.parametrize("size", [1, 100, 4096, BLOCK - 1, BLOCK, BLOCK + 1, 8 * BLOCK, 8 * BLOCK + 5, 16 << 20])
+def test_stored_blocks_are_found_and_copied(size: int, checksum: bool) -> None:
+    raw, frame = random_frame(size, checksum=checksum)
+    for data in (frame, memoryview(frame)):
+        start = stored_blocks(data, size)
+        assert start is not None
+        target = bytearray(size)
+        copy_stored(data, start, memoryview(target))
+        assert target == raw
+
+
+@pytest.mark.parametrize("size", [100, BLOCK, 3 * BLOCK + 77])
+def test_a_frame_that_is_damaged_anywhere_has_no_stored_blocks_or_says_what_zstd_says(size: int) -> None:
+    """Each bit of every header, one after another; what is still a frame of such blocks has the bytes that it has."""
+    raw, frame = random_frame(size)
+    start = stored_blocks(frame, size)
+    assert start is not None
+    blocks = [start + block * (BLOCK + 3) for block in range(-(-size // BLOCK))]
+    for offset in (*range(start), *(block + place for block in blocks for place in range(3))):
+        for bit in range(8):
+            damaged = bytearray(frame)
+            damaged[offset] ^= 1 << bit
+            found = stored_blocks(memoryview(damaged), size)
+            if found is not None:
+                target = bytearray(size)
+                copy_stored(damaged, found, memoryview(target))
+                assert target == raw
+                assert decode_into(bytes(damaged), size) == raw
+
+
+def test_other_frames_have_no_stored_blocks() -> None:
+    raw, frame = random_frame(3 * BLOCK)
+    mixed = np.random.default_rng(1).bytes(BLOCK) + bytes(BLOCK) + np.random.default_rng(2).bytes(BLOCK)
+    small_blocks = zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters(window_log=16)
+    ).compress(raw)
+    assert len(small_blocks) > len(frame)
+    for data in (
+        b"",
+        bytes(len(frame)),
+        b"\0" + frame,
+        frame[:-1],
+        frame + b"\0",
+        frame[:-4],
+        SKIPPABLE + frame,
+        small_blocks,
+        FrameEncoder().encode(mixed),
+        FrameEncoder().encode(bytes(3 * BLOCK)),
+    ):
+        assert stored_blocks(data, 3 * BLOCK) is None, data[:20]
+    for size in (0, 1, 3 * BLOCK - 1, 3 * BLOCK + 1, 1 << 60):
+        assert stored_blocks(frame, size) is None
