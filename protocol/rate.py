@@ -14,9 +14,7 @@ import enum
 import math
 
 from protocol import limits
-
-LOSS_HIGH = 0.005
-"""Persistent loss above the background beyond which the rate is cut (research §3.3, p_hi)."""
+from protocol.sample import CUT_MARGIN, LOSS_HIGH, POOL_FILL_HIGH, SAME_SHARE, TELLING_LOST, Sample
 
 LOSS_LOW = 0.002
 """Loss above the background below which the rate may grow (research §3.3, p_lo)."""
@@ -36,16 +34,10 @@ GROWTH_SHARE_MAX = 0.5
 USED_SHARE = 0.75
 """The rate grows only while so much of it is really sent: a sender at its own limit learns nothing from going on."""
 
-CUT_MARGIN = 0.97
-"""A cut goes a little below what was measured to get through, so that the queue drains."""
-
 FLOODED_LOSS = 0.3
 """Lasting loss in the network that is a flood, not an excess: the rate goes to what gets through in one step, where
 else it is halved at most. Halving took a session that began at 6 Gbit/s on a port of 800 Mbit/s a second, and all that
 was lost meanwhile had to be sent again."""
-
-TELLING_LOST = 10
-"""Lost datagrams from which a share is known, before the first cut: of forty, one is lost now and then."""
 
 TELLING_DEVIATIONS = 3.0
 """Standard deviations of chance (Poisson) by which more must be lost than is tolerated: for a cut, once there was one,
@@ -54,9 +46,6 @@ and to keep the rate from growing."""
 ARRIVED_SHARE_MIN = 0.5
 """What arrived in a second at a receiver that is flooded at the start is believed down to this share of what its loss
 tells: one that has no time to read has little to say."""
-
-POOL_FILL_HIGH = 0.35
-"""Share of a receiver's slice pool waiting for its own disk beyond which its drain rate limits the sender."""
 
 POOL_FILL_LOW = 0.1
 """Fill below which the rate may grow: above it, a receiver is already slower than the sender."""
@@ -96,60 +85,8 @@ SUSPECT_INTERVALS = 5
 SAMPLE_INTERVALS = 3
 """Control intervals for which a sample counts."""
 
-SAME_SHARE = 0.9
-"""Capacities that differ by less are about the same."""
-
 TOLD_NS = SAMPLE_INTERVALS * limits.CONTROL_INTERVAL_MAX_NS
 """For how long a capacity that was told keeps others from telling theirs."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Sample:
-    """What one receiver reported for one interval."""
-
-    loss: float
-    """Share of datagrams that the network lost, in [0, 1]."""
-    overrun: float
-    """Share of datagrams that arrived and that the receiver's host could not hold, in [0, 1]."""
-    pool_fill: float
-    """Share of the slice pool that waits for the receiver's workers and disk, in [0, 1]."""
-    drain_rate: float
-    """Stream bytes per second that the receiver finished."""
-    datagrams: int = 1 << 30
-    """Of how many datagrams this speaks."""
-    arrival_rate: float = math.inf
-    """Bytes per second that reached it, headers included; infinite where that is not known."""
-    current: bool = True
-    """Whether all of it was sent at the present rate."""
-    share: float = 1.0
-    """Of a usual interval, the share that it speaks of; 1 where reports are no more frequent than usual. A short one is
-    easily filled by a burst."""
-
-
-def waits(sample: Sample) -> bool:
-    """Whether what a receiver seems to lose may lie in its socket, which it does not read while its pool is full."""
-    return sample.pool_fill > POOL_FILL_HIGH and sample.drain_rate > 0
-
-
-def lost(sample: Sample) -> float:
-    """Return how many datagrams a sample says to be lost."""
-    return max(sample.loss, sample.overrun) * sample.datagrams
-
-
-def capacity(sample: Sample, rate: float, tolerated: float) -> float | None:
-    """Return the bytes per second that a receiver with this sample carries, or None where it knows no limit.
-
-    Args:
-        sample: what it measured.
-        rate: what was sent at meanwhile.
-        tolerated: loss that is not the rate's fault, and ``LOSS_HIGH``.
-    """
-    if waits(sample):
-        return sample.drain_rate * (1.0 - (sample.pool_fill - POOL_FILL_HIGH))
-    excess = max(0.0, sample.loss - (tolerated - LOSS_HIGH))
-    if excess + sample.overrun > LOSS_HIGH:
-        return CUT_MARGIN * rate * (1.0 - excess - sample.overrun)
-    return None
 
 
 @dataclasses.dataclass(slots=True)
@@ -381,9 +318,9 @@ class RateControl:
             self._experiment = None
             if finding is _Finding.NOISE:
                 # What a receiver with a full pool seems to lose may lie in its socket.
-                known = [track.latest.loss for track in told.values() if not waits(track.latest)]
+                known = [track.latest.loss for track in told.values() if not track.latest.waits]
                 self.background = max(self.background, max(known, default=before.loss_before))
-                if not any(waits(track.latest) for track in fresh.values()):
+                if not any(track.latest.waits for track in fresh.values()):
                     self.rate, self._last_limit = min(before.rate_before, self.ceiling), before.limit_before
                     if not self._last_limit:
                         self._growth_share = GROWTH_SHARE_MAX  # no limit was ever met: the search goes on
@@ -468,7 +405,7 @@ class RateControl:
             return passed
         # The first data is a burst: what arrived in a second then says more than its share.
         arrived = min(
-            track.arrival_rate for track in fresh.values() if track.latest.loss >= flood and not waits(track.latest)
+            track.arrival_rate for track in fresh.values() if track.latest.loss >= flood and not track.latest.waits
         )
         return min(passed, max(arrived, passed * ARRIVED_SHARE_MIN))
 
@@ -559,7 +496,7 @@ class RateControl:
         self._doubtful_count = 0
         for index, track in tracks.items():
             sample = track.latest
-            worst = max(worst, 0.0 if waits(sample) else sample.loss)
+            worst = max(worst, 0.0 if sample.waits else sample.loss)
             capacity = self._capacity(sample)
             if capacity < self.rate:
                 certain = self._certain(track, sample)
@@ -589,7 +526,7 @@ class RateControl:
 
         At the start the sample before it was taken while the queue filled.
         """
-        losses = [0.0 if waits(track.latest) else self._flood_of(track) for track in tracks.values()]
+        losses = [0.0 if track.latest.waits else self._flood_of(track) for track in tracks.values()]
         return _worst(losses, len(losses) if self._startup else _new_count(tracks))
 
     def _flood_of(self, track: _Track) -> float:
@@ -610,10 +547,10 @@ class RateControl:
         if not self._startup:
             return lasting and track.telling(self.tolerated)
         # The rate was just raised, and a cut for nothing would hide what comes of that.
-        known = lost(sample) + (lost(before) if lasting and before is not None else 0.0)
+        known = sample.lost + (before.lost if lasting and before is not None else 0.0)
         much = max(sample.loss, sample.overrun) * sample.share > 4 * LOSS_HIGH
         return known >= TELLING_LOST and (lasting or much)
 
     def _capacity(self, sample: Sample) -> float:
-        carried = capacity(sample, self.rate, self.tolerated)
+        carried = sample.capacity(self.rate, self.tolerated)
         return self.ceiling * 2 if carried is None else carried

@@ -14,11 +14,12 @@ import random
 import numpy as np
 import numpy.typing as npt
 
-from protocol import feedback, limits, messages, rate
+from protocol import feedback, limits, messages
 from protocol.deficits import decode_deficits, encode_deficits
 from protocol.receiver_object import Int64Array, ReceiverObject
 from protocol.reception import Reception
 from protocol.report_interval import Measured, ReportInterval
+from protocol.sample import TELLING_LOST, Sample
 
 _NONE: Int64Array = np.empty(0, np.int64)
 
@@ -329,21 +330,21 @@ class ReceiverFeedback:
         assert advice is not None
         self._due[Timer.WATCH] = now + limits.REPORT_URGENT_NS
         measured = self._measure(self._watch, now)
-        sample = rate.Sample(
+        sample = Sample(
             loss=measured.loss_ppm / 1e6,
             overrun=measured.overrun_ppm / 1e6,
             pool_fill=self._reception.fill_permille / 1e3,
             drain_rate=float(measured.drain_rate),
             datagrams=measured.datagrams,
         )
-        if rate.lost(sample) < rate.TELLING_LOST and not rate.waits(sample):
+        if sample.lost < TELLING_LOST and not sample.waits:
             sample = dataclasses.replace(sample, loss=0.0, overrun=0.0)
-        if self._since(measured) < advice.since and not rate.waits(sample):
+        if self._since(measured) < advice.since and not sample.waits:
             # Lost at a higher rate, which was lowered for it. Who spoke for the others will say what came of that.
             self._due.pop(Timer.URGENT, None)
             self._urgent = None
             return
-        carried = rate.capacity(sample, float(advice.rate), advice.tolerated_ppm / 1e6)
+        carried = sample.capacity(float(advice.rate), advice.tolerated_ppm / 1e6)
         if carried is None or not (self._limiting or carried < advice.report_below):
             self._due.pop(Timer.URGENT, None)
             self._limiting, self._urgent = False, None

@@ -19,6 +19,7 @@ from protocol.deficits import decode_deficits
 from protocol.feedback import GroupRoundTrip
 from protocol.fleet import Fleet, Peer
 from protocol.repair_advice import STORM_NS, Asked, UnderWay, advice
+from protocol.sample import POOL_FILL_HIGH, SAME_SHARE, Sample
 from protocol.schedule import Schedule, Window
 from protocol.slow import SlowReceivers, Verdict
 
@@ -180,7 +181,7 @@ class SenderFeedback:
         """
         if self.control is None or self.report_interval_ns <= limits.REPORT_URGENT_NS:
             return 0.0
-        return min(self.control.rate, rate.SAME_SHARE * self.control.told(now))
+        return min(self.control.rate, SAME_SHARE * self.control.told(now))
 
     # DEVIATES RFC 5740 §5.5.2: no slow start: it costs a fast network more than it saves a slow one. The stream begins
     # at full pace, with no more than may be lost on the way before anybody can say so.
@@ -284,7 +285,7 @@ class SenderFeedback:
         if self.control is not None and not peer.slow and (full or not outdated):
             self.control.observe(
                 peer.index,
-                rate.Sample(
+                Sample(
                     loss=0.0 if outdated or was_full else loss,
                     overrun=0.0 if was_full else message.overrun_ppm / 1e6,
                     pool_fill=message.pool_fill_permille / 1e3,
@@ -570,7 +571,7 @@ class SenderFeedback:
 
 def _tells_full(report: messages.Report) -> bool:
     """Return whether a receiver's pool or socket is so full that its own pace limits it."""
-    return report.pool_fill_permille / 1e3 > rate.POOL_FILL_HIGH
+    return report.pool_fill_permille / 1e3 > POOL_FILL_HIGH
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

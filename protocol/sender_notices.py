@@ -12,9 +12,10 @@ import dataclasses
 
 import numpy as np
 
-from protocol import feedback, limits, messages, rate
+from protocol import feedback, limits, messages
 from protocol.fleet import Fleet, PeerState
 from protocol.messages import SessionState
+from protocol.sample import SAME_SHARE
 from protocol.schedule import Schedule
 from protocol.sender_events import Destination, Outbox, SessionParameters
 from protocol.sender_feedback import SenderFeedback
@@ -163,9 +164,9 @@ class SenderNotices:
         advised = self._advised
         if advised is None:
             return
-        more = report_interval_ns * rate.SAME_SHARE > advised.report_interval_ms * limits.MILLISECOND_NS
-        longer = self._measures.grtt_ns * rate.SAME_SHARE > advised.grtt_us * limits.MICROSECOND_NS
-        if more or longer or self._measures.report_below(now) < rate.SAME_SHARE * advised.report_below:
+        more = report_interval_ns * SAME_SHARE > advised.report_interval_ms * limits.MILLISECOND_NS
+        longer = self._measures.grtt_ns * SAME_SHARE > advised.grtt_us * limits.MICROSECOND_NS
+        if more or longer or self._measures.report_below(now) < SAME_SHARE * advised.report_below:
             self.advice_ns = self._advised_ns + limits.FEEDBACK_ADVICE_GAP_NS
 
     def poll_soon(self, now: int) -> None:

@@ -14,7 +14,7 @@ from ghostcast.measure.record import Listener, ListenerState, Measurement, StepR
 from ghostcast.net.sockets import RECEIVE_BUFFER_SIZE
 from protocol import limits, parity
 from protocol.measurement import INTERLEAVES, SLICE_LOSS_UNKNOWN
-from protocol.rate import CUT_MARGIN
+from protocol.sample import CUT_MARGIN
 from protocol.schedule import window_slices
 
 SLOW_SHARE = 0.5

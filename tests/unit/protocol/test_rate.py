@@ -15,7 +15,8 @@ import random
 import pytest
 
 from protocol import limits
-from protocol.rate import NEAR_SHARE, TOLD_NS, RateControl, Sample, capacity
+from protocol.rate import NEAR_SHARE, TOLD_NS, RateControl
+from protocol.sample import Sample
 
 MB = 1e6
 INTERVAL_NS = 200 * limits.MILLISECOND_NS
@@ -318,7 +319,7 @@ def test_much_noise_from_the_beginning_is_still_noise(noise: float, seed: int) -
 
 def test_what_a_full_receiver_seems_to_lose_waits_in_its_socket() -> None:
     """It drains 10 MB/s; the rate goes there and not to the floor, from which it would take minutes to come back."""
-    assert capacity(Sample(1.0, 0.0, 0.6, 10 * MB), 100 * MB, 0.005) == pytest.approx(7.5 * MB)
+    assert Sample(1.0, 0.0, 0.6, 10 * MB).capacity(100 * MB, 0.005) == pytest.approx(7.5 * MB)
     control = RateControl(start=20 * MB, ceiling=125 * MB)
     for interval in range(4):
         now = (interval + 1) * INTERVAL_NS

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from protocol import limits
-from protocol.rate import RateControl, Sample
+from protocol.rate import RateControl
+from protocol.sample import Sample
 from protocol.slow import SlowReceivers
 
 MB = 1e6
