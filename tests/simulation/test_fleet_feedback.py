@@ -260,6 +260,29 @@ def test_a_fleet_behind_slower_ports_than_the_sender_s_is_heard_and_not_overrun(
     assert np.mean([result.data_last_s for result in results]) < 1.5 * scenario.size / GIGABIT + 0.5
 
 
+@pytest.mark.parametrize(
+    "fate",
+    ["stays", "dies", "is started again", "fails", "comes late"],
+)
+def test_a_search_goes_on_whatever_becomes_of_one_receiver(fate: str) -> None:
+    """A step that nobody can answer any more is taken after an interval; undisturbed the others take 0.22 s."""
+    moment_ns, usual = 15 * limits.MILLISECOND_NS, Member(link=Way(delay_ns=DELAY_NS))
+    one = {
+        "stays": usual,
+        "dies": dataclasses.replace(usual, die_ns=moment_ns),
+        "is started again": dataclasses.replace(usual, die_ns=moment_ns, restart_ns=10 * moment_ns),
+        "fails": dataclasses.replace(usual, disk=Disk(eio_at_byte=limits.MIB)),
+        "comes late": dataclasses.replace(usual, join_ns=moment_ns),
+    }[fate]
+    scenario = Scenario(
+        receivers=4, size=512 * limits.MIB, rate=None, rate_start=6 * GIGABIT, rate_ceiling=25 * GIGABIT,
+        member=usual, exceptions={2: one},
+    )  # fmt: skip
+    result = simulate(scenario)
+    assert result.verified == 4 - (fate in ("dies", "fails"))
+    assert float(np.max(np.delete(result.data_s, 2))) < 0.35
+
+
 @pytest.mark.parametrize(("loss", "megabits", "megabytes"), [(0.003, 1000, 100), (0.01, 10, 4)])
 def test_a_search_passes_a_loss_of_which_it_learns_nothing(loss: float, megabits: int, megabytes: int) -> None:
     """Too little for a cut, or too few datagrams to tell: it began at six tenths of the port, and stayed there."""
