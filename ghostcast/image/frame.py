@@ -83,18 +83,20 @@ def stored_blocks(frame: bytes | memoryview, raw_size: int) -> int | None:
     """Return where the first block begins in a frame whose blocks are all stored as they are ("raw" in RFC 8878).
 
     That is what zstd makes of a chunk that it cannot shrink. None for any other frame, and for what is none of
-    ``raw_size`` bytes.
+    ``raw_size`` bytes that a ``FrameDecoder`` would take.
     """
     block_count = -(-raw_size // _BLOCK_SIZE)
     blocks_size = raw_size + block_count * _BLOCK_HEADER_SIZE
     if not block_count or len(frame) <= blocks_size:  # nearly always, at no cost
+        return None
+    if frame[: len(zstandard.FRAME_HEADER)] != zstandard.FRAME_HEADER:  # skippable frames have sizes too
         return None
     try:
         parameters = zstandard.get_frame_parameters(frame)
         start: int = zstandard.frame_header_size(frame)
     except zstandard.ZstdError:
         return None
-    if parameters.content_size != raw_size or parameters.dict_id:
+    if parameters.content_size != raw_size or parameters.dict_id or parameters.window_size > limits.CHUNK_SIZE_MAX:
         return None
     if len(frame) != start + blocks_size + _CHECKSUM_SIZE * parameters.has_checksum:
         return None

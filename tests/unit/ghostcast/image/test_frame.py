@@ -145,8 +145,14 @@ def test_other_frames_have_no_stored_blocks() -> None:
         compression_params=zstandard.ZstdCompressionParameters(window_log=16)
     ).compress(raw)
     assert len(small_blocks) > len(frame)
+    start = stored_blocks(frame, 3 * BLOCK)
+    assert start is not None
+    # Magic, descriptor (four bytes of size, a window, no checksum), window of 2 GiB, size.
+    wide = frame[:4] + b"\x80\xa8" + (3 * BLOCK).to_bytes(4, "little") + frame[start:-4]
+    assert zstandard.get_frame_parameters(wide).window_size == 1 << 31
     for data in (
         b"",
+        wide,
         bytes(len(frame)),
         b"\0" + frame,
         frame[:-1],
@@ -159,4 +165,15 @@ def test_other_frames_have_no_stored_blocks() -> None:
     ):
         assert stored_blocks(data, 3 * BLOCK) is None, data[:20]
     for size in (0, 1, 3 * BLOCK - 1, 3 * BLOCK + 1, 1 << 60):
+        assert stored_blocks(frame, size) is None
+
+
+def test_a_skippable_frame_that_looks_like_stored_blocks_is_none() -> None:
+    """It says a size too, and that of 480 bytes is what a header of 13 bytes begins with."""
+    size = 0x1E0
+    block = (size << 3 | 1).to_bytes(3, "little") + bytes(size)
+    for length in (size, 5 + len(block)):
+        frame = SKIPPABLE[:4] + length.to_bytes(4, "little") + bytes(5) + block
+        assert zstandard.get_frame_parameters(frame).content_size == length
+        assert stored_blocks(frame, length) is None
         assert stored_blocks(frame, size) is None
