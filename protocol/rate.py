@@ -228,11 +228,15 @@ class RateControl:
         """How often the rate was cut for a flood: what was lost before says nothing of what is lost afterwards."""
         self._experiment: _Experiment | None = None
 
-    def observe(self, receiver_index: int, sample: Sample, now: int) -> None:
-        """Take a report into account; one that still describes the time before the last change tells of drain alone."""
+    def drained(self, receiver_index: int, rate: float) -> None:
+        """Take in how many bytes per second a receiver got done, whatever else its report is good for."""
         if receiver_index in self._full:
             # A disk that stood still goes on: what it did meanwhile said nothing of it.
-            self._full[receiver_index] = max(self._full[receiver_index], sample.drain_rate)
+            self._full[receiver_index] = max(self._full[receiver_index], rate)
+
+    def observe(self, receiver_index: int, sample: Sample, now: int) -> None:
+        """Take a report into account; one that still describes the time before the last change tells of drain alone."""
+        self.drained(receiver_index, sample.drain_rate)
         if now < self._hold_until_ns:
             return
         carried = self._capacity(sample)
@@ -309,6 +313,7 @@ class RateControl:
             return
         limit, loss, believed = self._limit(fresh)
         rate_before = present = self.rate
+        limit_before = self._last_limit
         if self._experiment is not None:
             before = self._experiment
             told = {index: track for index, track in fresh.items() if track.latest.current}
@@ -330,11 +335,11 @@ class RateControl:
                 limit, loss, believed = self._limit(fresh)
             believed |= finding in (_Finding.FILLING, _Finding.INCOMPARABLE)
             if finding in (_Finding.NOISE, _Finding.INCOMPARABLE):
-                rate_before = before.rate_before
+                rate_before, limit_before = before.rate_before, before.limit_before
         if limit >= self.rate or (not believed and self._doubtful_count <= DOUBTFUL_SHARE * len(fresh)):
             self._grow(fresh, measured_rate, interval_ns, now)
         elif believed:
-            self._cut(fresh, limit, loss, rate_before, interval_ns, now)
+            self._cut(fresh, limit, loss, (rate_before, limit_before), interval_ns, now)
         else:
             self._wait(interval_ns, now)
         self._stayed += self.rate <= present
@@ -370,14 +375,24 @@ class RateControl:
         return _Finding.NOISE
 
     def _cut(
-        self, fresh: dict[int, _Track], limit: float, loss: float, rate_before: float, interval_ns: int, now: int
+        self,
+        fresh: dict[int, _Track],
+        limit: float,
+        loss: float,
+        before: tuple[float, float],
+        interval_ns: int,
+        now: int,
     ) -> None:
-        """Go down to what the slowest receiver carries, and watch what becomes of the loss."""
+        """Go down to what the slowest receiver carries, and watch what becomes of the loss.
+
+        ``before`` is the rate and the last limit to return to if it is noise.
+        """
+        rate_before, limit_before = before
         self._growth_share = GROWTH_SHARE
         if loss > self.tolerated:
             suspects = frozenset(index for index, track in fresh.items() if track.latest.loss > FLOODED_LOSS)
             steady, until_ns = self._steady(fresh, loss), now + SUSPECT_INTERVALS * interval_ns
-            self._experiment = _Experiment(rate_before, self._last_limit, self.rate, loss, steady, suspects, until_ns)
+            self._experiment = _Experiment(rate_before, limit_before, self.rate, loss, steady, suspects, until_ns)
         full = {i: track.latest.drain_rate for i, track in fresh.items() if track.latest.pool_fill > POOL_FILL_HIGH}
         if not self._full:
             self._full_rate = rate_before

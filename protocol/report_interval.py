@@ -37,6 +37,8 @@ class ReportInterval:
         self._pool_full = 0
         self._stream_bytes = 0
         self._unexplained = 0
+        self._read_out = False
+        """Whether nothing has waited in the socket since before the last report."""
         self._drain_rate = 0.0
 
     def begin(self, now: int) -> None:
@@ -66,8 +68,9 @@ class ReportInterval:
 
         The kernel drops at the tail of a queue, whose gap is seen only when the queue has been read: drops wait in
         ``_unexplained`` until the gap they made comes by, and are not mistaken for loss in the network. Where what had
-        waited made up for a gap, it never comes by: once data came and nothing is ``waiting`` in the socket, drops from
-        before this interval are not waited for any more, or the network's loss would be taken for theirs.
+        waited made up for a gap, it never comes by: once data came and nothing was ``waiting`` in the socket, now and
+        at the last report, drops from before this interval are not waited for any more, or the network's loss would be
+        taken for theirs.
         """
         before, sent = self._expected, expected - self._expected
         lost = max(0, sent - (received - self._received))
@@ -75,8 +78,10 @@ class ReportInterval:
         self._unexplained += dropped_now
         host = min(lost, self._unexplained)
         self._unexplained -= host
-        if sent > 0 and not waiting:
-            self._unexplained = min(self._unexplained, dropped_now)
+        if sent > 0 or waiting:
+            if self._read_out and not waiting:
+                self._unexplained = min(self._unexplained, dropped_now)
+            self._read_out = not waiting
         overrun = host + pool_full - self._pool_full
         seconds = max(now - self._begun_ns, 1) / limits.SECOND_NS
         # Up at once, down by half: nothing is got done before the first chunk is whole.

@@ -277,12 +277,17 @@ class SenderFeedback:
         if not outdated and 4 * (ended - self._cut_sequence) * self._datagram_size >= limits.START_CREDIT:
             self._starting = False
         full = _tells_full(message)
-        # What a socket dropped that was not read shows as a gap when it is read again.
-        was_full = before is not None and _tells_full(before)
+        # What a socket dropped that was not read shows as a gap when it is read again. While it is not read, drops are
+        # all that a receiver can tell whose disk has not done anything yet.
+        was_full = not full and before is not None and _tells_full(before)
         peer.loss, peer.reported_ns = loss, now
         if begun >= peer.reported_sequence:
             peer.reported_sequence = ended
-        if self.control is not None and not peer.slow and (full or not outdated):
+        if self.control is None or peer.slow:
+            return
+        if outdated and not full:
+            self.control.drained(peer.index, float(message.drain_rate))
+        else:
             self.control.observe(
                 peer.index,
                 Sample(

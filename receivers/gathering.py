@@ -76,6 +76,26 @@ class Succession:
         return same and newest is not None
 
 
+class Backlog:
+    """Whether what is fetched lay in the kernel since before nothing was fetched any more, or may have."""
+
+    def __init__(self) -> None:
+        self._left = False
+
+    def leave(self) -> None:
+        """Nothing is fetched at present."""
+        self._left = True
+
+    def take(self, *, more: bool) -> bool:
+        """Something, or nothing, was fetched; return whether it had been left there.
+
+        Args:
+            more: whether there may be more of what was there.
+        """
+        left, self._left = self._left, self._left and more
+        return left
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pause:
     """How long nothing is fetched."""

@@ -133,8 +133,7 @@ class Ingest:
         """For the workers, handed out at the end of the turn: whoever is woken wants the interpreter at once."""
         self._to_decode: dict[int, list[int]] = {object_id: [] for object_id in self._memory}
         self._paused = False
-        self._behind = False
-        """Whether what is fetched next has waited since before nothing was fetched, or may have."""
+        self._backlog = gathering.Backlog()
         self._drops_seen = sockets.socket_state(data_socket).dropped
         self._drops_due_ns = 0
         # Only where it is asked for: numpy's random numbers take 5 ms to load, in the middle of a session's beginning.
@@ -198,13 +197,16 @@ class Ingest:
         session = self._session
         fill = session.reception.assembly(limits.OBJECT_IMAGE).fill
         self._paused = fill > (RESUME_FILL if self._paused else PAUSE_FILL)
-        self._behind |= self._paused
-        batch = self._fetch()
+        batch, left = None, False
+        if self._paused:
+            self._backlog.leave()
+        else:
+            batch = self._fetch()
+            left = self._backlog.take(more=batch is not None and batch.full)
         now = time.monotonic_ns()
         goes_on = False
         if batch is not None:
-            session.reception.overdue = self._behind or self._pause.overdue(len(batch.headers))
-            self._behind &= batch.full
+            session.reception.overdue = left or self._pause.overdue(len(batch.headers))
             goes_on = self._succession.goes_on(self._take_batch(batch, now))
         self._pause = gathering.Pause()
         with self._stages("session"):
@@ -219,8 +221,6 @@ class Ingest:
             self._gather(len(batch.headers) if goes_on else 0, elapsed_s)
 
     def _fetch(self) -> Batch | None:
-        if self._paused:
-            return None
         with self._stages("receive"):
             batch = self._receiver.fetch()
         if batch is not None:

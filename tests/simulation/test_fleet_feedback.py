@@ -223,6 +223,21 @@ def test_disks_that_stand_still_for_a_second_cost_little_more(receivers: int, st
     assert float(np.max(result.durable_s)) < 0.5 + 1.0 + 1.5
 
 
+@pytest.mark.parametrize(("receivers", "stall_s"), [(1, 10), (4, 3)])
+def test_nothing_is_sent_in_vain_while_a_disk_does_not_begin(receivers: int, stall_s: int) -> None:
+    """Its receiver cannot tell how fast it is, only that it drops: the stream went by again and again."""
+    usual = Member(link=Way(loss=(Bernoulli(0.001),), delay_ns=DELAY_NS), disk=Disk(rate_bytes_per_s=1.2e9))
+    still = dataclasses.replace(usual, disk=dataclasses.replace(usual.disk, stall=(0, stall_s * limits.SECOND_NS)))
+    scenario = Scenario(
+        receivers=receivers, size=1024 * limits.MIB, rate=None, rate_start=6 * GIGABIT, rate_ceiling=10 * GIGABIT,
+        member=usual, exceptions={0: still},
+    )  # fmt: skip
+    result = simulate(scenario)
+    assert result.verified == receivers
+    assert result.overhead < 1.5
+    assert float(np.max(result.durable_s)) < stall_s + 3
+
+
 @pytest.mark.parametrize("loss", [0.0, 0.01])
 def test_a_start_that_floods_slow_links_costs_a_fleet_little_more_than_one_receiver(loss: float) -> None:
     """Repairs that go out into the flood are lost, and then the code has no points left that nobody holds."""

@@ -96,7 +96,7 @@ def test_noise_is_not_a_full_link(noise: float, seed: int) -> None:
     assert control.background >= 0.5 * noise
 
 
-@pytest.mark.parametrize("noise", [0.01, 0.05])
+@pytest.mark.parametrize("noise", [0.01, 0.05, 0.35])
 @pytest.mark.parametrize(("limit", "growth"), [(0.0, 1.5), (1000 * MB, 1.03)])
 def test_noise_does_not_end_a_search_that_met_no_limit_yet(noise: float, limit: float, growth: float) -> None:
     control = RateControl(start=100 * MB, ceiling=1250 * MB)

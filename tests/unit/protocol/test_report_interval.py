@@ -46,5 +46,15 @@ def test_drops_that_were_made_up_for_by_what_had_waited_hide_no_loss_later() -> 
     counters.close(1000, 0, dropped=500, waiting=True)  # STATUS told of a thousand: half wait, and half were dropped
     assert counters.close(300, 500, dropped=300, waiting=True).overrun_ppm == 0
     counters.close(1000, 990)
+    counters.close(1000, 990)
     measured = counters.close(1000, 990)
     assert (measured.overrun_ppm, measured.loss_ppm) == (0, 10_000)
+
+
+def test_a_gap_that_comes_by_after_the_socket_was_read_out_is_still_the_hosts() -> None:
+    """What lay in front of it was read first, and the sender was slow: nothing newer had come when that was told."""
+    counters = Counters()
+    counters.close(1000, 1000, dropped=500, waiting=True)
+    counters.close(200, 200)
+    measured = counters.close(510, 10)
+    assert (measured.overrun_ppm, measured.loss_ppm) == (980_392, 0)

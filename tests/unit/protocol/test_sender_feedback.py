@@ -5,6 +5,7 @@ Method: its machine alone, as in ``sender_desk``.
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -373,7 +374,8 @@ def test_a_loss_that_lasts_is_heard_beside_reports_in_turn_and_without_a_since(s
     assert desk.session.rate_bytes_per_s < begun
 
 
-def test_the_gaps_of_a_full_socket_keep_nobody_from_returning_to_speed() -> None:
+@pytest.mark.parametrize("by", ["network", "host"])
+def test_the_gaps_of_a_full_socket_keep_nobody_from_returning_to_speed(by: str) -> None:
     """They show when it is read again, an interval after its receiver was full, and speak of a rate that is over."""
     desk = finding_desk(10_000)
     before = climb(desk, 4)[-1]
@@ -385,14 +387,48 @@ def test_the_gaps_of_a_full_socket_keep_nobody_from_returning_to_speed() -> None
     desk.pass_time(110 * MS)
     at = desk.session.sent_below
     for lost, ppm in ((300, 300_000), (60, 60_000), (0, 0)):
+        loss, overrun = (ppm, 0) if by == "network" else (0, ppm)
         desk.send_all()
         desk.pass_time(55 * MS)
         desk.session.sent_below += int(0.055 * desk.session.rate_bytes_per_s / (WIDE + wire.DATA_HEADER_SIZE))
         sent, since = desk.session.sent_below, desk.session.fleet.peers[0].reported_sequence
-        desk.tell(messages.Report(0, 0, 0, sent, lost, 0, ppm, 0, 0, 700_000_000, 0, False, sequence=sent, since=since))
+        told = messages.Report(0, 0, 0, sent, lost, 0, loss, overrun, 0, 700_000_000, 0, False)
+        desk.tell(msgspec.structs.replace(told, sequence=sent, since=since))
         assert desk.session.rate_bytes_per_s / 750e6 >= cut
     assert desk.session.sent_below > at
     assert desk.session.rate_bytes_per_s >= 0.9 * 700e6
+
+
+def test_a_disk_that_never_did_anything_holds_the_stream_while_its_socket_drops() -> None:
+    """Its reports say that it is full, one after another, that nothing is done, and what it drops."""
+    desk = finding_desk(10_000)
+    climb(desk, 4)
+    for _report in range(40):
+        desk.send_all()
+        desk.pass_time(55 * MS)
+        desk.session.sent_below = desk.session.sequence
+        sent, since = desk.session.sent_below, desk.session.fleet.peers[0].reported_sequence
+        desk.tell(messages.Report(0, 0, 0, sent, 0, 0, 0, 900_000, 1000, 0, 0, False, sequence=sent, since=since))
+    assert desk.session.rate_bytes_per_s < 0.01 * 750e6
+
+
+def test_what_a_disk_does_is_heard_in_a_report_that_is_good_for_nothing_else() -> None:
+    """One in turn, whose interval was told out of turn already."""
+    desk = finding_desk(10_000)
+    before = climb(desk, 4)[-1] * 750e6
+    for _report in range(2):
+        tell_of(desk, received=desk.session.sent_below, lost=0, fill=0.9)
+        desk.pass_time(60 * MS)
+    assert desk.session.rate_bytes_per_s < 0.6 * before
+    desk.pass_time(110 * MS)
+    for drain, outdated in ((2_000_000, True), (800_000_000, True), (2_000_000, False)):
+        desk.send_all()
+        desk.pass_time(55 * MS)
+        desk.session.sent_below += int(0.055 * desk.session.rate_bytes_per_s / (WIDE + wire.DATA_HEADER_SIZE))
+        sent, since = desk.session.sent_below, desk.session.fleet.peers[0].reported_sequence - outdated
+        desk.tell(messages.Report(0, 0, 0, sent, 0, 0, 0, 0, 0, drain, 0, False, sequence=sent, since=since))
+    desk.pass_time(55 * MS)
+    assert desk.session.rate_bytes_per_s > 0.6 * before
 
 
 def test_after_a_flood_so_much_goes_out_and_the_rest_when_somebody_has_heard_some() -> None:

@@ -185,3 +185,21 @@ def test_whatever_is_fetched_there_is_a_pause(seed: int) -> None:
             expected=seen.expected(told),
         )
         assert 0 <= pause.seconds <= gathering.PAUSE_MAX_S
+
+
+def test_what_lay_there_since_before_nothing_was_fetched_is_known_until_all_of_it_was() -> None:
+    backlog = gathering.Backlog()
+    assert not backlog.take(more=True)
+    backlog.leave()
+    backlog.leave()
+    assert backlog.take(more=True)
+    assert backlog.take(more=True)
+    assert backlog.take(more=False), "the rest of it"
+    assert not backlog.take(more=True)
+
+
+def test_what_comes_after_a_fetch_that_found_nothing_did_not_lie_there() -> None:
+    backlog = gathering.Backlog()
+    backlog.leave()
+    backlog.take(more=False)
+    assert not backlog.take(more=False)
