@@ -38,7 +38,7 @@ class ReportInterval:
         self._stream_bytes = 0
         self._unexplained = 0
         self._read_out = False
-        """Whether nothing has waited in the socket since before the last report."""
+        """Whether nothing waited in the socket at the last report before which data came."""
         self._drain_rate = 0.0
 
     def begin(self, now: int) -> None:
