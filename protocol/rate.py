@@ -339,7 +339,7 @@ class RateControl:
         if limit >= self.rate or (not believed and self._doubtful_count <= DOUBTFUL_SHARE * len(fresh)):
             self._grow(fresh, measured_rate, interval_ns, now)
         elif believed:
-            self._cut(fresh, limit, loss, (rate_before, limit_before), interval_ns, now)
+            self._cut(fresh, limit, loss, rate_before, limit_before, interval_ns, now)
         else:
             self._wait(interval_ns, now)
         self._stayed += self.rate <= present
@@ -379,15 +379,12 @@ class RateControl:
         fresh: dict[int, _Track],
         limit: float,
         loss: float,
-        before: tuple[float, float],
+        rate_before: float,
+        limit_before: float,
         interval_ns: int,
         now: int,
     ) -> None:
-        """Go down to what the slowest receiver carries, and watch what becomes of the loss.
-
-        ``before`` is the rate and the last limit to return to if it is noise.
-        """
-        rate_before, limit_before = before
+        """Go down to what the slowest receiver carries, and watch what becomes of the loss."""
         self._growth_share = GROWTH_SHARE
         if loss > self.tolerated:
             suspects = frozenset(index for index, track in fresh.items() if track.latest.loss > FLOODED_LOSS)

@@ -225,7 +225,10 @@ def test_disks_that_stand_still_for_a_second_cost_little_more(receivers: int, st
 
 @pytest.mark.parametrize(("receivers", "stall_s"), [(1, 10), (4, 3)])
 def test_nothing_is_sent_in_vain_while_a_disk_does_not_begin(receivers: int, stall_s: int) -> None:
-    """Its receiver cannot tell how fast it is, only that it drops: the stream went by again and again."""
+    """Its receiver cannot tell how fast it is, only that it drops: the stream went by again and again.
+
+    A simulated host hears STATUS past its full socket, and so knows of its drops; a real one does not.
+    """
     usual = Member(link=Way(loss=(Bernoulli(0.001),), delay_ns=DELAY_NS), disk=Disk(rate_bytes_per_s=1.2e9))
     still = dataclasses.replace(usual, disk=dataclasses.replace(usual.disk, stall=(0, stall_s * limits.SECOND_NS)))
     scenario = Scenario(
